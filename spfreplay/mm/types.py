@@ -1,0 +1,310 @@
+"""The kernel's objects.  Every field names the lock that guards it.
+
+These modules hold no announcements: classes are built once, however many
+protocols, mutations and forms are built from the functions that use them.
+
+A PTE is one integer: ``pfn << 12 | _PAGE_*`` (the bits are this model's own).
+A pfn is a name, not an address, and equal in every order of steps: of an
+anonymous page ``stamp << 20 | n``, the n-th allocation of event ``stamp``; of
+a page of a file ``PFN_CACHE | file number << 31 | index``.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from spfreplay.mm.locking import RwLock, SpinLock
+from spfreplay_reference.contract import FileFacts, KernelProfile
+
+if TYPE_CHECKING:
+    from spfreplay.mm.mm_rb import VmaIndex
+
+# PTE bits
+PAGE_PRESENT: Final = 0x001
+PAGE_RW: Final = 0x002
+PAGE_EXEC: Final = 0x004
+PAGE_ACCESSED: Final = 0x020
+PAGE_DIRTY: Final = 0x040
+PAGE_PROTNONE: Final = 0x100  # present for the kernel, faults for the CPU
+PAGE_SPECIAL: Final = 0x200  # the zero page, or a pfn without struct page
+PAGE_SWAP: Final = 0x400  # not present: a swap entry
+PTE_PFN_SHIFT: Final = 12
+PFN_CACHE: Final = 1 << 51
+PFN_ZERO: Final = 1 << 50  # the zero page
+PTE_ZEROS: Final = bytes(8 * 512)
+
+
+class Task:
+    """``struct task_struct``, and the CPU it runs on.
+
+    ``stamp`` is the event that it executes; together with ``allocs`` it names
+    what the event allocates.
+    """
+
+    __slots__ = ("allocs", "irqs_off", "mm", "stamp", "tid", "vmf")
+
+    def __init__(self, tid: int, mm: MmStruct | None) -> None:
+        self.tid = tid
+        self.mm = mm
+        self.stamp = 0
+        self.allocs = 0
+        self.irqs_off = False  # own CPU only
+        self.vmf = VmFault(self)  # one fault record per thread, reused
+
+    def __repr__(self) -> str:
+        return f"T{self.tid}"
+
+
+class Page:
+    """``struct page`` of an anonymous page or of a page-cache page."""
+
+    __slots__ = ("anon_vma", "content", "index", "locked", "mapcount", "pfn", "refcount")
+
+    def __init__(self, pfn: int, content: int) -> None:
+        self.pfn = pfn
+        self.mapcount = 0  # atomic
+        self.refcount = 1  # atomic
+        self.content = content  # whoever can store to it
+        self.anon_vma: AnonVma | None = None  # page lock
+        self.index = 0  # page lock
+        self.locked = False  # PG_locked
+
+
+class PageTable:
+    """One page-table page.  Levels: 4 pgd, 3 pud, 2 pmd, 1 pte.
+
+    Upper levels keep their entries in ``entries``: index -> lower table, or
+    (pmd level) a huge-page word, an int.  A leaf keeps 512 words in ``pte``.
+    p4d is folded, as on x86-64 with four levels.
+    """
+
+    __slots__ = ("entries", "freed", "level", "pte", "ptl", "used")
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+        self.entries: dict[int, PageTable | int] = {}  # mm.page_table_lock; pmd: ptl
+        #: leaf: its PTL.  pmd table: the pmd lock.
+        self.ptl = SpinLock()
+        self.pte: array[int] = array("Q", PTE_ZEROS) if level == 1 else array("Q")  # ptl
+        self.used = 0  # leaf: PTEs that are not none; ptl
+        self.freed = False
+
+
+class AnonVma:
+    """``struct anon_vma``.  ``name`` = (stamp, n) of its allocation."""
+
+    __slots__ = ("freed", "lock", "name", "num_active_vmas", "num_children", "parent", "root")
+
+    def __init__(self, name: tuple[int, int]) -> None:
+        self.name = name
+        self.lock = SpinLock()  # of the root
+        self.root: AnonVma = self
+        self.parent: AnonVma = self
+        self.num_children = 0  # root's lock
+        self.num_active_vmas = 0  # root's lock
+        self.freed = False
+
+
+class VmOperations:
+    """``struct vm_operations_struct``: what faults need to know of it."""
+
+    __slots__ = ("fault", "map_pages", "name", "page_mkwrite")
+
+    def __init__(self, name: str, *, fault: bool, map_pages: bool, page_mkwrite: bool) -> None:
+        self.name = name
+        self.fault = fault
+        self.map_pages = map_pages  # has fault-around
+        self.page_mkwrite = page_mkwrite  # wants notice of the first shared write
+
+
+GENERIC_FILE_VM_OPS: Final = VmOperations(
+    "generic_file_vm_ops", fault=True, map_pages=True, page_mkwrite=True
+)
+SHMEM_VM_OPS: Final = VmOperations(
+    "shmem_vm_ops", fault=True, map_pages=True, page_mkwrite=False
+)
+SPECIAL_MAPPING_VMOPS: Final = VmOperations(
+    "special_mapping_vmops", fault=True, map_pages=False, page_mkwrite=False
+)
+
+
+class File:
+    """``struct file`` with its ``struct address_space``: one per mapped file.
+
+    ``number`` is the trace's file id, or a name above them all for a shared
+    anonymous object.  ``cache`` holds the pages that were touched or stored
+    to; whether an untouched index is resident is told by ``facts``,
+    ``present`` and ``absent``.
+    """
+
+    __slots__ = ("absent", "anon_shared", "cache", "facts", "folios", "i_mmap_lock", "number",
+                 "refcount", "vm_ops")  # fmt: skip
+
+    def __init__(
+        self, number: int, facts: FileFacts, vm_ops: VmOperations, *, anon_shared: bool = False
+    ) -> None:
+        self.number = number
+        self.facts = facts
+        self.vm_ops = vm_ops
+        self.anon_shared = anon_shared  # made by mmap(MAP_SHARED | MAP_ANONYMOUS)
+        self.cache: dict[int, Page] = {}  # i_pages lock
+        self.absent: set[int] = set()  # indexes not in the page cache; i_pages lock
+        self.folios: dict[int, tuple[int, int]] = {}  # index -> (first, pages); i_pages lock
+        self.i_mmap_lock = SpinLock()
+        self.refcount = 0  # atomic
+
+
+class VmArea:
+    """``struct vm_area_struct``.  Bounds, flags and pointers: mmap_sem for write
+    *and* a write section of ``vm_sequence``, unless stated otherwise."""
+
+    __slots__ = (
+        "anon_vma", "anon_vma_chain", "freed", "name", "vm_end", "vm_file", "vm_flags", "vm_mm",
+        "vm_ops", "vm_page_prot", "vm_pgoff", "vm_policy", "vm_rb_linked", "vm_ref_count",
+        "vm_sequence", "vm_start", "vm_userfaultfd_ctx",
+    )  # fmt: skip
+
+    def __init__(self, vm_mm: MmStruct, name: tuple[int, int]) -> None:
+        self.vm_mm = vm_mm
+        self.name = name  # (stamp, n-th allocation)
+        self.vm_start = 0
+        self.vm_end = 0
+        self.vm_pgoff = 0
+        self.vm_flags = 0
+        self.vm_page_prot = 0  # PAGE_* bits of a fresh PTE
+        self.vm_ops: VmOperations | None = None
+        self.vm_file: File | None = None
+        # mmap_sem for read + anon_vma lock + page_table_lock for the first assignment
+        self.anon_vma: AnonVma | None = None
+        #: every anon_vma this VMA is chained to (its own last); mmap_sem + anon_vma lock
+        self.anon_vma_chain: list[AnonVma] = []
+        self.vm_policy: Policy | None = None
+        self.vm_userfaultfd_ctx: object | None = None
+        self.vm_sequence = 0  # plain counter, odd inside a write section
+        self.vm_ref_count = 1  # atomic
+        self.vm_rb_linked = False  # False = RB_EMPTY_NODE; mm_rb_lock
+        self.freed = False
+
+    def __repr__(self) -> str:
+        return f"[{self.vm_start:#x},{self.vm_end:#x})"
+
+
+class Policy:
+    """``struct mempolicy``."""
+
+    __slots__ = ("freed", "mode", "refcount")
+
+    def __init__(self, mode: int) -> None:
+        self.mode = mode
+        self.refcount = 1  # atomic
+        self.freed = False
+
+
+class MmStruct:
+    """``struct mm_struct``."""
+
+    __slots__ = (
+        "brk", "def_flags", "id", "kernel", "locked_vm", "map_count", "mm_rb", "mm_rb_lock",
+        "mm_users", "mmap_sem", "page_table_lock", "pgd", "rss_anon", "rss_file", "rss_shmem",
+        "rss_swap", "start_brk", "total_vm",
+    )  # fmt: skip
+
+    def __init__(self, kernel: Kernel, mm_id: int, mm_rb: VmaIndex) -> None:
+        self.kernel = kernel
+        self.id = mm_id
+        self.mmap_sem = RwLock()
+        self.mm_rb = mm_rb  # shape: mm_rb_lock
+        self.mm_rb_lock = RwLock()
+        self.pgd = PageTable(4)  # entries: page_table_lock
+        self.page_table_lock = SpinLock()
+        self.mm_users = 1  # atomic
+        self.map_count = 0  # mmap_sem
+        self.total_vm = 0  # pages; mmap_sem
+        self.locked_vm = 0  # pages; mmap_sem
+        self.def_flags = 0  # mmap_sem
+        self.start_brk = 0  # constant after exec
+        self.brk = 0  # mmap_sem
+        self.rss_file = 0  # pages; PTL of the PTE that changes, atomic sum
+        self.rss_anon = 0
+        self.rss_swap = 0
+        self.rss_shmem = 0
+
+
+class VmFault:
+    """``struct vm_fault``: one per thread, reused, so nothing in it outlives a fault."""
+
+    __slots__ = (
+        "address", "flags", "orig_pmd", "orig_pte", "pgoff", "pmd", "pmd_index", "pte",
+        "pte_index", "ptl", "sequence", "task", "vma", "vma_flags", "vma_page_prot",
+    )  # fmt: skip
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.vma: VmArea
+        self.address = 0
+        self.flags = 0  # FAULT_FLAG_*
+        self.pgoff = 0
+        self.sequence = 0
+        #: the pmd entry is ``pmd.entries[pmd_index]``
+        self.pmd: PageTable
+        self.pmd_index = 0
+        self.orig_pmd: PageTable | int | None = None
+        #: the leaf table that holds the PTE, None where the PTE was none
+        self.pte: PageTable | None = None
+        self.pte_index = 0
+        self.orig_pte = 0
+        self.ptl: SpinLock
+        self.vma_flags = 0
+        self.vma_page_prot = 0
+
+
+class Kernel:
+    """What all address spaces share: page frames, files, the profile, options."""
+
+    __slots__ = (
+        "file_faults", "files", "mem_map", "mms", "profile", "speculate_single_threaded",
+        "tasks",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        profile: KernelProfile,
+        *,
+        file_faults: bool = False,
+        speculate_single_threaded: bool = False,
+    ) -> None:
+        self.profile = profile
+        self.mem_map: dict[int, Page] = {}  # pfn -> anonymous page
+        self.files: dict[int, File] = {}
+        self.mms: dict[int, MmStruct] = {}
+        self.tasks: dict[int, Task] = {}
+        self.file_faults = file_faults
+        self.speculate_single_threaded = speculate_single_threaded
+
+
+# fault flags and results, the series' numbers
+FAULT_FLAG_WRITE: Final = 0x01
+FAULT_FLAG_MKWRITE: Final = 0x02
+FAULT_FLAG_ALLOW_RETRY: Final = 0x04
+FAULT_FLAG_RETRY_NOWAIT: Final = 0x08
+FAULT_FLAG_KILLABLE: Final = 0x10
+FAULT_FLAG_TRIED: Final = 0x20
+FAULT_FLAG_USER: Final = 0x40
+FAULT_FLAG_REMOTE: Final = 0x80
+FAULT_FLAG_INSTRUCTION: Final = 0x100
+FAULT_FLAG_SPECULATIVE: Final = 0x200
+
+VM_FAULT_OOM: Final = 0x0001
+VM_FAULT_SIGBUS: Final = 0x0002
+VM_FAULT_MAJOR: Final = 0x0004
+VM_FAULT_WRITE: Final = 0x0008
+VM_FAULT_HWPOISON: Final = 0x0010
+VM_FAULT_SIGSEGV: Final = 0x0040
+VM_FAULT_NOPAGE: Final = 0x0100
+VM_FAULT_LOCKED: Final = 0x0200
+VM_FAULT_RETRY: Final = 0x0400
+VM_FAULT_FALLBACK: Final = 0x0800
+VM_FAULT_DONE_COW: Final = 0x1000
+VM_FAULT_PTNOTSAME: Final = 0x4000
+VM_FAULT_ERROR: Final = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_HWPOISON | VM_FAULT_SIGSEGV
