@@ -1,0 +1,46 @@
+# Every target sets up what it needs: a virtual environment in .venv, nothing outside it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+TYPING := $(VENV)/typing/spfreplay_reference
+DEMO   ?= traces/recorded/cstress.bin
+
+.PHONY: help demo test check slow live bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spfreplay needs Python 3.11 or newer (make PYTHON=...)")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# mypy follows no editable-install hooks: show it the import name of reference/.
+$(TYPING):
+	@mkdir -p $(@D) && ln -sfn ../../reference $@
+
+demo: $(STAMP)  ## install, then diff a shipped recording of a real threaded program
+	@$(BIN)/spfreplay diff $(DEMO)
+
+test: $(STAMP)  ## install, then run the tests (under three minutes)
+	@$(BIN)/pytest
+
+check: $(STAMP) $(TYPING)  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: $(STAMP)  ## the tests that take minutes, and those against the running kernel
+	@$(BIN)/pytest -m 'slow or live'
+
+live: $(STAMP)  ## only the tests against the running kernel (root, tracefs)
+	@$(BIN)/pytest -m live
+
+bench: $(STAMP)  ## print what things cost, as ratios of one run
+	@$(BIN)/pytest -m bench -s
+
+clean:  ## remove what these targets made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
