@@ -2,9 +2,8 @@
 
 The index keeps *order only*.  Its keys are the ``vm_start`` each VMA had when
 it was linked; a split keeps the lower half's key, and growth downwards or a
-boundary shift may leave a key above or below the live ``vm_start`` as long as
-the order of the VMAs does not change, which no operation of the kernel does.
-Bounds are always compared live.
+boundary shift leaves a key above or below the live ``vm_start``.  That is
+repaired when an insertion next to it needs it.  Bounds are compared live.
 """
 
 from __future__ import annotations
@@ -63,13 +62,26 @@ class VmaIndex:
         return None
 
     def insert(self, vma: VmArea) -> None:
-        """Link ``vma`` at its present ``vm_start``."""
-        key = vma.vm_start
-        while key in self._by_start:
-            # A survivor's stale key (it has grown past here): re-key it first.
-            self._rekey(self._by_start[key])
-        self._by_start[key] = vma
-        self._key[vma] = key
+        """Link ``vma`` at its present ``vm_start``.
+
+        Complexity: O(log n), O(n) where growth or a border shift has left a
+        key on the wrong side of the new one.
+        """
+        by_start = self._by_start
+        keys = by_start.keys()
+        start = vma.vm_start
+        at = by_start.bisect_left(start)
+        if at < len(keys) and keys[at] == start:
+            # The usual split: the upper half has left this key to the lower.
+            upper = by_start[start]
+            if at + 1 == len(keys) or keys[at + 1] > upper.vm_start:
+                del by_start[start]
+                self._set_key(upper, upper.vm_start)
+        below = by_start[keys[at - 1]].vm_start if at else -1
+        above = by_start[keys[at]].vm_start if at < len(keys) else start + 1
+        if not below < start < above or start in by_start:
+            self._take_live_starts()
+        self._set_key(vma, start)
 
     def erase(self, vma: VmArea) -> None:
         """Unlink ``vma``.  :raises KeyError: if it is not linked."""
@@ -86,7 +98,12 @@ class VmaIndex:
         at = self._by_start.index(self._key[vma])
         return self._by_start[self._by_start.keys()[at - 1]] if at else None
 
-    def _rekey(self, vma: VmArea) -> None:
-        del self._by_start[self._key[vma]]
-        self._key[vma] = vma.vm_start
-        self._by_start[vma.vm_start] = vma
+    def _take_live_starts(self) -> None:
+        linked = list(self)
+        self._by_start.clear()
+        for vma in linked:
+            self._set_key(vma, vma.vm_start)
+
+    def _set_key(self, vma: VmArea, key: int) -> None:
+        self._by_start[key] = vma
+        self._key[vma] = key
