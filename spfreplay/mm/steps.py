@@ -12,7 +12,12 @@ the owner, so that a protocol that runs alone is checked as well.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Generator
+from typing import Final, TypeAlias, TypeVar
+
+T = TypeVar("T")
+#: what a protocol function is: it announces, and returns a ``T`` in the end
+Steps: TypeAlias = Generator[tuple[int, object, int], None, T]
 
 # Kinds
 READ: Final = 0
@@ -27,10 +32,12 @@ FREE: Final = 8  # conflicts with every step on or inside obj
 FLUSH: Final = 9  # obj is the mm: TLB shoot-down, needs every CPU's ack
 RMW: Final = 10  # atomic read-modify-write (a reference count)
 ALLOC: Final = 11  # obj is the task: names a new object
+#: obj is the mm: not resumed while another CPU has IRQs off or holds a spinlock
+RCU_SYNC: Final = 12
 
 KIND_NAMES: Final = (
     "read", "write", "lock", "lock_read", "trylock", "unlock",
-    "irq_off", "irq_on", "free", "flush", "rmw", "alloc",
+    "irq_off", "irq_on", "free", "flush", "rmw", "alloc", "rcu_sync",
 )  # fmt: skip
 
 # Fields.  A write of VM_START or VM_END of a linked VMA also writes the cell

@@ -12,8 +12,9 @@ a page of a file ``PFN_CACHE | file number << 31 | index``.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from spfreplay.errors import ModelError
 from spfreplay.mm.locking import RwLock, SpinLock
 from spfreplay_reference.contract import FileFacts, KernelProfile
 
@@ -32,6 +33,8 @@ PAGE_SWAP: Final = 0x400  # not present: a swap entry
 PTE_PFN_SHIFT: Final = 12
 PFN_CACHE: Final = 1 << 51
 PFN_ZERO: Final = 1 << 50  # the zero page
+PFN_NOPAGE: Final = PFN_CACHE | PFN_ZERO  # a pfn without struct page ([vvar])
+PFN_INITIAL: Final = 1 << 49  # | n: a page that exec or attach left
 PTE_ZEROS: Final = bytes(8 * 512)
 
 
@@ -42,7 +45,7 @@ class Task:
     what the event allocates.
     """
 
-    __slots__ = ("allocs", "irqs_off", "mm", "stamp", "tid", "vmf")
+    __slots__ = ("allocs", "gather", "irqs_off", "mm", "stamp", "tid", "vmf")
 
     def __init__(self, tid: int, mm: MmStruct | None) -> None:
         self.tid = tid
@@ -50,6 +53,8 @@ class Task:
         self.stamp = 0
         self.allocs = 0
         self.irqs_off = False  # own CPU only
+        #: ``struct mmu_gather``: what is to be freed behind the next flush
+        self.gather: list[Page | PageTable] = []
         self.vmf = VmFault(self)  # one fault record per thread, reused
 
     def __repr__(self) -> str:
@@ -59,7 +64,8 @@ class Task:
 class Page:
     """``struct page`` of an anonymous page or of a page-cache page."""
 
-    __slots__ = ("anon_vma", "content", "index", "locked", "mapcount", "pfn", "refcount")
+    __slots__ = ("anon_exclusive", "anon_vma", "content", "index", "locked", "mapcount", "pfn",
+                 "refcount")  # fmt: skip
 
     def __init__(self, pfn: int, content: int) -> None:
         self.pfn = pfn
@@ -69,6 +75,38 @@ class Page:
         self.anon_vma: AnonVma | None = None  # page lock
         self.index = 0  # page lock
         self.locked = False  # PG_locked
+        #: PG_anon_exclusive of 6.18: no other address space can see it; ptl
+        self.anon_exclusive = True
+
+    def trylock(self) -> bool:
+        if self.locked:
+            return False
+        self.locked = True
+        return True
+
+    def unlock(self) -> None:
+        if not self.locked:
+            raise ModelError("unlock_page of a page that is not locked")
+        self.locked = False
+
+
+class Compound:
+    """A transparent huge page: 512 frames from ``pfn`` on, most of them implied.
+
+    A subpage gets a :class:`Page` of its own only when something happens to
+    it alone (a store, a zap of its PTE); until then ``mapcount``, zeroes and
+    ``anon_exclusive`` stand for it.
+    """
+
+    __slots__ = ("anon_exclusive", "anon_vma", "index", "mapcount", "pages", "pfn")
+
+    def __init__(self, pfn: int) -> None:
+        self.pfn = pfn
+        self.mapcount = 1  # atomic; mappings of every implied subpage
+        self.anon_exclusive = True  # pmd lock
+        self.anon_vma: AnonVma | None = None  # page lock
+        self.index = 0  # page lock; of the first subpage
+        self.pages: dict[int, Page] = {}  # subpage number -> page
 
 
 class PageTable:
@@ -83,7 +121,9 @@ class PageTable:
 
     def __init__(self, level: int) -> None:
         self.level = level
-        self.entries: dict[int, PageTable | int] = {}  # mm.page_table_lock; pmd: ptl
+        # mm.page_table_lock; pmd: ptl.  A PageTable, or at the pmd level an int:
+        # Any, because a cast on every level of every walk costs too much.
+        self.entries: dict[int, Any] = {}
         #: leaf: its PTL.  pmd table: the pmd lock.
         self.ptl = SpinLock()
         self.pte: array[int] = array("Q", PTE_ZEROS) if level == 1 else array("Q")  # ptl
@@ -235,8 +275,9 @@ class VmFault:
     """``struct vm_fault``: one per thread, reused, so nothing in it outlives a fault."""
 
     __slots__ = (
-        "address", "flags", "orig_pmd", "orig_pte", "pgoff", "pmd", "pmd_index", "pte",
-        "pte_index", "ptl", "sequence", "task", "vma", "vma_flags", "vma_page_prot",
+        "address", "flags", "orig_pmd", "orig_pte", "outcome", "pgoff", "pmd", "pmd_index",
+        "pte", "pte_index", "reason", "sequence", "task", "vma", "vma_end", "vma_flags",
+        "vma_page_prot", "vma_pgoff", "vma_start",
     )  # fmt: skip
 
     def __init__(self, task: Task) -> None:
@@ -254,17 +295,22 @@ class VmFault:
         self.pte: PageTable | None = None
         self.pte_index = 0
         self.orig_pte = 0
-        self.ptl: SpinLock
         self.vma_flags = 0
         self.vma_page_prot = 0
+        #: bounds as read before the fault began; only file faults use them
+        self.vma_start = 0
+        self.vma_end = 0
+        self.vma_pgoff = 0
+        self.outcome = 0  # OUT_* of this fault; bookkeeping of the tool
+        self.reason = 0  # why it was not speculated (spf_reasons); bookkeeping
 
 
 class Kernel:
     """What all address spaces share: page frames, files, the profile, options."""
 
     __slots__ = (
-        "file_faults", "files", "mem_map", "mms", "profile", "speculate_single_threaded",
-        "tasks",
+        "compounds", "file_faults", "files", "initial_frames", "mem_map", "mms", "profile",
+        "speculate_single_threaded", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -276,6 +322,8 @@ class Kernel:
     ) -> None:
         self.profile = profile
         self.mem_map: dict[int, Page] = {}  # pfn -> anonymous page
+        self.compounds: dict[int, Compound] = {}  # pfn >> 9 -> transparent huge page
+        self.initial_frames = 0  # names the frames that exec leaves
         self.files: dict[int, File] = {}
         self.mms: dict[int, MmStruct] = {}
         self.tasks: dict[int, Task] = {}
