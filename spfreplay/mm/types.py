@@ -247,7 +247,7 @@ class MmStruct:
     __slots__ = (
         "brk", "def_flags", "id", "kernel", "locked_vm", "map_count", "mm_rb", "mm_rb_lock",
         "mm_users", "mmap_sem", "page_table_lock", "pgd", "rss_anon", "rss_file", "rss_shmem",
-        "rss_swap", "start_brk", "total_vm",
+        "rss_swap", "start_brk", "tlb_flush_pending", "total_vm",
     )  # fmt: skip
 
     def __init__(self, kernel: Kernel, mm_id: int, mm_rb: VmaIndex) -> None:
@@ -269,6 +269,7 @@ class MmStruct:
         self.rss_anon = 0
         self.rss_swap = 0
         self.rss_shmem = 0
+        self.tlb_flush_pending = 0  # atomic; gathers that are open
 
 
 class VmFault:

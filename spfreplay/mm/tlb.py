@@ -1,0 +1,105 @@
+"""TLB flushes, and what is freed behind them.
+
+There are no TLB entries in this model yet: a flush is a named step that waits
+for every CPU, and gives the order of *flush, then free*.
+"""
+
+from __future__ import annotations
+
+from spfreplay.errors import ModelError
+from spfreplay.mm.steps import (
+    ENTRY,
+    FLUSH,
+    FREE,
+    MM,
+    PAGE_CONTENT,
+    PAGE_MAPCOUNT,
+    RCU_SYNC,
+    RMW,
+    TLB,
+    Steps,
+)
+from spfreplay.mm.types import Kernel, MmStruct, Page, PageTable, Task, VmArea
+
+
+def flush_tlb_mm(task: Task, mm: MmStruct) -> Steps[None]:
+    """Drop every translation of ``mm`` on every CPU.
+
+    Models: arch/x86/mm/tlb.c:flush_tlb_mm_range()
+    Context: may not have IRQs off: it waits for the IPIs to be acknowledged.
+    """
+    if task.irqs_off:
+        raise ModelError(f"{task} flushes TLBs with interrupts off")
+    yield FLUSH, mm, TLB
+
+
+def flush_tlb_range(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]:
+    """Drop the translations of ``[start, end)``.
+
+    Models: arch/x86/mm/tlb.c:flush_tlb_mm_range()
+    """
+    if start < end:
+        yield from flush_tlb_mm(task, vma.vm_mm)
+
+
+def ptep_clear_flush(task: Task, vma: VmArea, address: int) -> Steps[None]:
+    """Flush one page behind a PTE that has just been cleared.
+
+    Models: mm/pgtable-generic.c:ptep_clear_flush(), its second half
+    Context: PTL.
+    """
+    yield from flush_tlb_range(task, vma, address, address + 1)
+
+
+def tlb_gather_mmu(task: Task, mm: MmStruct) -> Steps[None]:
+    """Begin to collect pages and page tables that a flush must precede.
+
+    Models: mm/memory.c:tlb_gather_mmu()
+    """
+    if task.gather:
+        raise ModelError(f"{task} begins a gather inside another")
+    yield RMW, mm, TLB
+    mm.tlb_flush_pending += 1
+
+
+def tlb_finish_mmu(task: Task, mm: MmStruct) -> Steps[None]:
+    """Flush, free the data pages, and the page tables after a grace period.
+
+    The grace period is waited for here, while the kernel lets call_rcu_sched()
+    run it later: an order where munmap has returned and the tables still exist
+    is not among those explored.
+
+    Models: mm/memory.c:tlb_finish_mmu(), tlb_remove_table()
+    """
+    gather = task.gather
+    tables: list[PageTable] = []
+    if gather:
+        task.gather = []
+        yield from flush_tlb_mm(task, mm)
+    kernel = mm.kernel
+    for item in gather:
+        if item.__class__ is PageTable:
+            tables.append(item)
+        else:
+            yield from put_page(kernel, item)  # type: ignore[arg-type]
+    if tables:
+        yield RCU_SYNC, mm, MM
+        for table in tables:
+            yield FREE, table, ENTRY
+            table.freed = True
+    yield RMW, mm, TLB
+    mm.tlb_flush_pending -= 1
+
+
+def put_page(kernel: Kernel, page: Page) -> Steps[None]:
+    """Drop a reference; the last one frees the frame.
+
+    Models: include/linux/mm.h:put_page()
+    """
+    yield RMW, page, PAGE_MAPCOUNT
+    page.refcount = left = page.refcount - 1
+    if not left:
+        yield FREE, page, PAGE_CONTENT
+        kernel.mem_map.pop(page.pfn, None)
+    elif left < 0:
+        raise ModelError(f"frame {page.pfn:#x} loses a reference that nobody holds")
