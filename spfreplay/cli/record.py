@@ -1,0 +1,115 @@
+"""``spfreplay record``: run a program and write what its memory went through."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from spfreplay.errors import EXIT_INTERRUPTED, SpfreplayError
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("trace.bin"),
+    show_default=True,
+    help="Where the trace goes.",
+)
+@click.option(
+    "--pin-page-cache",
+    is_flag=True,
+    help="Run the command twice; hold its files in memory the second time. "
+    "Needed for page-exact verification.",
+)
+@click.option("--pin-cpus", is_flag=True, help="Spread threads over CPUs, one CPU each.")
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0.05),
+    default=None,
+    metavar="SECONDS",
+    help="Stop the program for a checkpoint now and then.",
+)
+@click.option(
+    "--follow-threads",
+    is_flag=True,
+    help="Trace threads, too: needed where threads fork (Go, JVM); slower.",
+)
+@click.option(
+    "--light", is_flag=True, help="Faults, calls and locks only: cheaper, too little to verify."
+)
+@click.option(
+    "--buffer-size",
+    type=click.IntRange(min=64),
+    default=65536,
+    show_default=True,
+    metavar="KIB",
+    help="Ring buffer of each CPU.",
+)
+@click.option("--note", default="", help="A remark that is kept in the trace.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def record(
+    output: Path,
+    pin_page_cache: bool,
+    pin_cpus: bool,
+    checkpoint_every: float | None,
+    follow_threads: bool,
+    light: bool,
+    buffer_size: int,
+    note: str,
+    quiet: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Record COMMAND with its page faults, memory calls and page tables.
+
+    Needs root and tracefs.  Put -- before the command.  The program's own exit
+    code is reported on stderr; the recorder exits 0 when the trace is written.
+    """
+    from spfreplay.record.recorder import RecordOptions
+    from spfreplay.record.recorder import record as run
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(f"spfreplay: {text}", err=True)
+
+    options = RecordOptions(
+        buffer_kib=buffer_size,
+        every=checkpoint_every or 0.0,
+        pin_page_cache=pin_page_cache,
+        pin_cpus=pin_cpus,
+        follow_threads=follow_threads,
+        detail=not light,
+        note=note,
+    )
+    try:
+        recording = run(command, options, say)
+        from spfreplay.record.output import write_recording
+
+        size = write_recording(recording, output)
+    except SpfreplayError as error:
+        click.echo(f"spfreplay: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("spfreplay: interrupted before anything was recorded", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    tables = recording.tables
+    if recording.lost:
+        click.echo(
+            f"spfreplay: warning: {recording.lost} events lost; use a larger --buffer-size",
+            err=True,
+        )
+    status = recording.status
+    say(f"program exit {status}" if status >= 0 else f"program killed by signal {-status}")
+    say(
+        f"{os.fspath(output)}: {recording.events} events, {len(tables.processes)} processes, "
+        f"{len(tables.threads)} threads, {len(tables.checkpoints)} checkpoints, {size} bytes"
+    )
+    if recording.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
