@@ -134,10 +134,14 @@ class PageTable:
 class AnonVma:
     """``struct anon_vma``.  ``name`` = (stamp, n) of its allocation."""
 
-    __slots__ = ("freed", "lock", "name", "num_active_vmas", "num_children", "parent", "root")
+    __slots__ = ("freed", "lock", "name", "num_active_vmas", "num_children", "parent", "rb_root",
+                 "refcount", "root")  # fmt: skip
 
     def __init__(self, name: tuple[int, int]) -> None:
         self.name = name
+        self.refcount = 1  # atomic; a root is also held by every other of its tree
+        #: how many VMAs are chained to it, for ``rb_root``; root's lock
+        self.rb_root = 0
         self.lock = SpinLock()  # of the root
         self.root: AnonVma = self
         self.parent: AnonVma = self
@@ -291,9 +295,9 @@ class VmFault:
         #: the pmd entry is ``pmd.entries[pmd_index]``
         self.pmd: PageTable
         self.pmd_index = 0
-        self.orig_pmd: PageTable | int | None = None
+        self.orig_pmd: Any = None  # what the PMD entry held: a table, a huge word, None
         #: the leaf table that holds the PTE, None where the PTE was none
-        self.pte: PageTable | None = None
+        self.pte: Any = None
         self.pte_index = 0
         self.orig_pte = 0
         self.vma_flags = 0

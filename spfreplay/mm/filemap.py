@@ -1,0 +1,265 @@
+"""Page-cache pages in page tables: fault-around, whole folios, single pages.
+
+What becomes visible is that of the recording kernel (6.18): a read fault maps
+the resident pages of a window around it, and large folios entirely.  A page
+of the cache is known by its PTE (file number and index); it gets a ``Page``
+only when somebody stores to it, or when it belongs to a shared anonymous
+object, where having one means that the page exists.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Final
+
+from spfreplay.mm.pgtable import pte_alloc
+from spfreplay.mm.pte import file_pages
+from spfreplay.mm.spf_lock import pte_map_lock
+from spfreplay.mm.steps import ENTRY, PAGE_CACHE, PTE, PTL, READ, UNLOCK, WRITE, Steps
+from spfreplay.mm.types import (
+    FAULT_FLAG_WRITE,
+    PAGE_ACCESSED,
+    PAGE_DIRTY,
+    PAGE_RW,
+    PAGE_SPECIAL,
+    PFN_CACHE,
+    PFN_NOPAGE,
+    PTE_PFN_SHIFT,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS,
+    File,
+    Kernel,
+    Page,
+    PageTable,
+    Task,
+    VmFault,
+)
+from spfreplay_reference.contract import (
+    CONTENT_FILE,
+    FILE_PFNMAP,
+    FILE_SHMEM,
+    OUT_FILE,
+    OUT_FILE_SHARED,
+    VM_WRITE,
+)
+
+PFN_INDEX_BITS: Final = 31
+PFN_INDEX_MASK: Final = (1 << PFN_INDEX_BITS) - 1
+PFN_FILE_MASK: Final = (1 << 19) - 1
+ONE_PFN: Final = 1 << PTE_PFN_SHIFT
+
+
+def cache_pfn(file: File, index: int) -> int:
+    """Return the name of page ``index`` of ``file``."""
+    pfn = PFN_NOPAGE if file.facts.kind == FILE_PFNMAP else PFN_CACHE
+    return pfn | file.number << PFN_INDEX_BITS | index
+
+
+def cache_content(kernel: Kernel, pfn: int) -> int:
+    """Return what the page-cache page ``pfn`` contains."""
+    number = pfn >> PFN_INDEX_BITS & PFN_FILE_MASK
+    index = pfn & PFN_INDEX_MASK
+    file = kernel.files[number]
+    page = file.cache.get(index)
+    if page is not None:
+        return page.content
+    return 0 if file.anon_shared else CONTENT_FILE | number << PFN_INDEX_BITS | index
+
+
+def cache_page(kernel: Kernel, pfn: int) -> Page:
+    """Return the page ``pfn`` of the page cache, to be stored to."""
+    file = kernel.files[pfn >> PFN_INDEX_BITS & PFN_FILE_MASK]
+    index = pfn & PFN_INDEX_MASK
+    page = file.cache.get(index)
+    if page is None:
+        page = file.cache[index] = Page(pfn, cache_content(kernel, pfn))
+    return page
+
+
+def is_resident(file: File, index: int) -> bool:
+    """Tell whether page ``index`` is in the page cache."""
+    return index in file.cache if file.anon_shared else index not in file.absent
+
+
+def folio_range(vmf: VmFault, file: File, index: int) -> tuple[int, int] | None:
+    """Return the large folio around ``index``, (first, pages), if it may be mapped whole.
+
+    It may if it lies inside the VMA, below one PTE table and below the end of
+    the file.
+
+    Models: 6.18 mm/memory.c:finish_fault(), mm/filemap.c:filemap_map_pages()
+    """
+    folio = file.folios.get(index)
+    if folio is None:
+        return None
+    first, pages = folio
+    last = first + pages - 1
+    pgoff = vmf.vma_pgoff
+    vpn = (vmf.vma_start >> 12) - pgoff
+    if (
+        first < pgoff
+        or vpn + last >= vmf.vma_end >> 12
+        or (vpn + first) >> 9 != (vpn + last) >> 9
+        or last >= file_pages(file)
+    ):
+        return None
+    return folio
+
+
+def fault_window(vmf: VmFault, file: File, nr_pages: int, *, large: bool) -> tuple[int, int]:
+    """Return the file indexes, first and last, that a read fault maps around itself.
+
+    Models: 6.18 mm/memory.c:do_fault_around(), mm/filemap.c:filemap_map_pages()
+    """
+    pte_off = vmf.pte_index
+    index = vmf.pgoff
+    vma_off = index - vmf.vma_pgoff
+    vma_pages = (vmf.vma_end - vmf.vma_start) >> 12
+    low = max(pte_off & -nr_pages, pte_off - min(pte_off, vma_off))
+    high = min(low + nr_pages, 512, pte_off + vma_pages - vma_off) - 1
+    start = index - pte_off + low
+    end = min(index - pte_off + high, file_pages(file) - 1)
+    if large and file.folios and start <= end:
+        folio = folio_range(vmf, file, start)
+        if folio is not None and is_resident(file, start):
+            start = min(start, folio[0])
+        folio = folio_range(vmf, file, end)
+        if folio is not None and is_resident(file, end):
+            end = max(end, folio[0] + folio[1] - 1)
+    return start, end
+
+
+def do_fault_around(task: Task, vmf: VmFault, file: File) -> Steps[int]:
+    """Map what is resident around a read fault; VM_FAULT_NOPAGE if that served it.
+
+    The whole window is one write: its PTEs were none, and nobody orders them
+    among themselves.
+
+    Models: mm/memory.c:do_fault_around(), mm/filemap.c:filemap_map_pages()
+    """
+    kernel = vmf.vma.vm_mm.kernel
+    yield READ, file, PAGE_CACHE
+    profile = kernel.profile
+    start, end = fault_window(
+        vmf, file, profile.fault_around_pages, large=profile.map_large_folios
+    )
+    if start > end:
+        return 0
+    yield READ, vmf.pmd, ENTRY
+    table = vmf.pmd.entries.get(vmf.pmd_index)
+    if table is None:
+        yield from pte_alloc(task, vmf.pmd, vmf.pmd_index)
+    locked = yield from pte_map_lock(task, vmf)
+    if not locked:
+        return VM_FAULT_RETRY
+    table = vmf.pte
+    yield WRITE, table, PTE
+    mapped = set_window(vmf, file, table, start, end)
+    table.used += mapped
+    add_file_rss(vmf, file, mapped)
+    served = table.pte[vmf.pte_index]
+    yield UNLOCK, table, PTL
+    table.ptl.unlock(task)
+    vmf.pte = None
+    if not served:
+        return 0
+    vmf.outcome = OUT_FILE
+    return VM_FAULT_NOPAGE
+
+
+def set_window(vmf: VmFault, file: File, table: PageTable, start: int, end: int) -> int:
+    """Fill the PTEs of indexes ``start`` to ``end`` that are none and resident; count them."""
+    ptes = table.pte
+    slot = start - vmf.pgoff + vmf.pte_index
+    pages = end - start + 1
+    value = cache_pfn(file, start) << PTE_PFN_SHIFT | vmf.vma_page_prot | PAGE_ACCESSED
+    absent = file.absent
+    if (
+        not file.anon_shared
+        and (not absent or absent.isdisjoint(range(start, end + 1)))
+        and (not table.used or ptes[slot : slot + pages].count(0) == pages)
+    ):
+        ptes[slot : slot + pages] = array(
+            "Q", range(value, value + (pages << PTE_PFN_SHIFT), ONE_PFN)
+        )
+        return pages
+    mapped = 0
+    present = file.cache if file.anon_shared else None
+    for index in range(start, end + 1):
+        if not ptes[slot] and (index not in absent if present is None else index in present):
+            ptes[slot] = value
+            mapped += 1
+        slot += 1
+        value += ONE_PFN
+    return mapped
+
+
+def add_file_rss(vmf: VmFault, file: File, pages: int) -> None:
+    """Count ``pages`` of ``file`` in the mm.  Counters commute: no step of their own."""
+    mm = vmf.vma.vm_mm
+    kind = file.facts.kind
+    if kind == FILE_SHMEM:
+        mm.rss_shmem += pages
+    elif kind != FILE_PFNMAP:
+        mm.rss_file += pages
+
+
+def filemap_fault(vmf: VmFault, file: File) -> Steps[int]:
+    """Have the page of the fault in the page cache; VM_FAULT_SIGBUS beyond the end.
+
+    Models: mm/memory.c:__do_fault(), mm/filemap.c:filemap_fault(), mm/shmem.c:shmem_fault()
+    """
+    index = vmf.pgoff
+    if index >= file_pages(file):
+        return VM_FAULT_SIGBUS
+    yield WRITE, file, PAGE_CACHE
+    if file.anon_shared:
+        if index not in file.cache:
+            file.cache[index] = Page(cache_pfn(file, index), 0)
+    else:
+        file.absent.discard(index)
+    return 0
+
+
+def finish_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
+    """Map the page of the fault, with its large folio where all of that is none.
+
+    Models: mm/memory.c:finish_fault(), alloc_set_pte()
+    """
+    yield READ, vmf.pmd, ENTRY
+    table = vmf.pmd.entries.get(vmf.pmd_index)
+    if table is None:
+        yield from pte_alloc(task, vmf.pmd, vmf.pmd_index)
+    folio = None
+    if file.folios and vmf.vma.vm_mm.kernel.profile.map_large_folios:
+        folio = folio_range(vmf, file, vmf.pgoff)
+    locked = yield from pte_map_lock(task, vmf)
+    if not locked:
+        return VM_FAULT_RETRY
+    table = vmf.pte
+    slot = vmf.pte_index
+    yield READ, table, PTE
+    pte = table.pte[slot]
+    if not pte:
+        index, pages = vmf.pgoff, 1
+        if folio is not None:
+            first = slot - (index - folio[0])
+            if table.pte[first : first + folio[1]].count(0) == folio[1]:
+                slot, (index, pages) = first, folio
+        entry = cache_pfn(file, index) << PTE_PFN_SHIFT | vmf.vma_page_prot | PAGE_ACCESSED
+        if file.facts.kind == FILE_PFNMAP:
+            entry |= PAGE_SPECIAL
+        vmf.outcome = OUT_FILE
+        if vmf.flags & FAULT_FLAG_WRITE:
+            entry |= PAGE_DIRTY | (PAGE_RW if vmf.vma_flags & VM_WRITE else 0)
+            vmf.outcome = OUT_FILE_SHARED
+        yield WRITE, table, PTE
+        table.pte[slot : slot + pages] = array(
+            "Q", range(entry, entry + (pages << PTE_PFN_SHIFT), ONE_PFN)
+        )
+        table.used += pages
+        add_file_rss(vmf, file, pages)
+    yield UNLOCK, table, PTL
+    table.ptl.unlock(task)
+    return VM_FAULT_NOPAGE
