@@ -1,0 +1,86 @@
+"""What a file mapping maps: a page cache, or a shared anonymous object."""
+
+from __future__ import annotations
+
+from spfreplay_reference.contract import (
+    CONTENT_FILE,
+    FILE_ANON,
+    FILE_PFNMAP,
+    FILE_REG,
+    FILE_SHMEM,
+    PAGE_SHIFT,
+    FileFacts,
+)
+
+
+class Backing:
+    """The pages of one file.
+
+    A file's pages exist unless they are ``absent``; those of an ``owned``
+    object (shared anonymous memory) exist once somebody touched them.
+    """
+
+    __slots__ = ("absent", "contents", "file", "folios", "kind", "owned", "pages", "present")
+
+    def __init__(self, facts: FileFacts | None) -> None:
+        self.file = FILE_ANON if facts is None else facts.id
+        self.owned = facts is None
+        self.kind = FILE_SHMEM if facts is None else facts.kind
+        unbounded = facts is None or facts.size < 0
+        #: length in pages, -1 = without end
+        self.pages = -1 if unbounded or facts is None else -(-facts.size >> PAGE_SHIFT)
+        self.contents: dict[int, int] = {}  # index -> last store
+        self.present: set[int] = set()  # of an owned object
+        self.absent: set[int] = set()
+        self.folios: dict[int, tuple[int, int]] = {}  # index -> (first, pages)
+        if facts is not None:
+            for first, count in facts.folios:
+                self._add_folio(first, count)
+            for first, count in facts.absent:
+                limit = count if self.pages < 0 else min(count, max(0, self.pages - first))
+                self.absent.update(range(first, first + limit))
+
+    @property
+    def around(self) -> bool:
+        """Does a read fault map the pages around it as well?"""
+        return self.kind in (FILE_REG, FILE_SHMEM)
+
+    @property
+    def visible(self) -> bool:
+        return self.kind != FILE_PFNMAP
+
+    def resident(self, index: int) -> bool:
+        return index in self.present if self.owned else index not in self.absent
+
+    def bring_in(self, index: int) -> None:
+        """Read or create the page: from now on it is in the cache."""
+        if self.owned:
+            self.present.add(index)
+        else:
+            self.absent.discard(index)
+
+    def content(self, index: int) -> int:
+        stored = self.contents.get(index)
+        if stored is not None:
+            return stored
+        return 0 if self.owned else CONTENT_FILE | self.file << 31 | index
+
+    def add(self, first: int, count: int) -> None:
+        """A folio entered the page cache."""
+        self.absent.difference_update(range(first, first + count))
+        if count > 1:
+            self._add_folio(first, count)
+
+    def drop(self, first: int, count: int) -> None:
+        """A folio left the page cache."""
+        for index in range(first, first + count):
+            self.folios.pop(index, None)
+            self.contents.pop(index, None)
+            if self.owned:
+                self.present.discard(index)
+            else:
+                self.absent.add(index)
+
+    def _add_folio(self, first: int, count: int) -> None:
+        for index in range(first, first + count):
+            self.folios[index] = (first, count)

@@ -1,0 +1,76 @@
+"""fork: which page tables a child gets."""
+
+from __future__ import annotations
+
+from spfreplay_reference.contract import (
+    KIND_ANON,
+    KIND_FILE,
+    KIND_MASK,
+    MM_ANONPAGES,
+    PG_WRITE,
+    VM_DONTCOPY,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
+    VM_MAYWRITE,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_UFFD_WP,
+    VM_WIPEONFORK,
+)
+from spfreplay_reference.memory import Mm, file_counter
+from spfreplay_reference.space import Anon, Area
+
+COPY_ON_FORK = VM_PFNMAP | VM_MIXEDMAP | VM_UFFD_WP
+
+
+def fork(parent: Mm) -> Mm:
+    """Return the child's mm.  One piece: the locked kernel holds both mmap_sems."""
+    child = Mm()
+    child.start_brk, child.brk = parent.start_brk, parent.brk
+    child.def_flags = parent.def_flags & ~(VM_LOCKED | VM_LOCKONFAULT)
+    areas: list[Area] = []
+    for area in parent.space.areas:
+        if area.flags & VM_DONTCOPY:
+            continue
+        areas.append(_copy_area(area))
+        if not area.flags & VM_WIPEONFORK and _copies_pages(area):
+            _copy_pages(parent, child, area)
+    child.space.areas = areas
+    child.space.starts = [area.start for area in areas]
+    return child
+
+
+def _copy_area(area: Area) -> Area:
+    copy = area.part(area.start, area.end)
+    copy.flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
+    copy.anon, copy.chain = None, 0
+    if area.anon is not None and not area.flags & VM_WIPEONFORK:
+        # The child's area is chained to all that the parent's is, and its own.
+        copy.anon, copy.chain = Anon(), area.chain + 1
+    return copy
+
+
+def _copies_pages(area: Area) -> bool:
+    """Pages that a fault would bring back just the same are not copied."""
+    return area.anon is not None or bool(area.flags & COPY_ON_FORK)
+
+
+def _copy_pages(parent: Mm, child: Mm, area: Area) -> None:
+    cow = area.flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
+    for vpn in parent.present(area.start, area.end):
+        bits = parent.bits[vpn]
+        if cow and bits & PG_WRITE:
+            bits &= ~PG_WRITE
+            parent.bits[vpn] = bits
+        kind = bits & KIND_MASK
+        if kind == KIND_ANON:
+            frame = parent.frames[vpn]
+            frame.maps += 1
+            frame.exclusive = False
+            child.frames[vpn] = frame
+            child.rss[MM_ANONPAGES] += 1
+        elif kind == KIND_FILE:
+            child.rss[file_counter(area)] += 1
+        child.bits[vpn] = bits
+        child.tables.add(vpn >> 9)

@@ -1,0 +1,91 @@
+"""Transparent huge pages: a PMD mapping of 512 pages at once."""
+
+from __future__ import annotations
+
+from spfreplay_reference.contract import (
+    KIND_ANON,
+    KIND_MASK,
+    KIND_ZERO,
+    MM_ANONPAGES,
+    OUT_REUSE,
+    OUT_THP_ANON,
+    OUT_THP_COPY,
+    OUT_THP_ZERO,
+    PAGE_SHIFT,
+    PG_DIRTY,
+    PG_HUGE,
+    PG_WRITE,
+    PTRS_PER_PTE,
+    VM_HUGEPAGE,
+    VM_NOHUGEPAGE,
+    VM_WRITE,
+    KernelProfile,
+)
+from spfreplay_reference.memory import Frame, Mm, right_bits
+from spfreplay_reference.space import Area
+
+
+def huge_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: bool) -> int:
+    """Map 2 MiB at once if the area asks for it and nothing stands in the way.
+
+    :return: the outcome, 0 if the fault is to be served with small pages.
+    """
+    if area.backing is not None or vpn >> 9 in mm.tables or not wants_huge(profile, area):
+        return 0
+    first = vpn & ~(PTRS_PER_PTE - 1)
+    if first << PAGE_SHIFT < area.start or first + PTRS_PER_PTE << PAGE_SHIFT > area.end:
+        return 0
+    # An anon_vma is made before the choice between huge zero and huge page.
+    if area.anon is None:
+        mm.space.prepare_anon(area)
+    if not write and profile.thp_zero_page:
+        _map_huge(mm, first, KIND_ZERO | PG_HUGE | right_bits(area.flags))
+        return OUT_THP_ZERO
+    _map_huge_anon(mm, area, first)
+    return OUT_THP_ANON
+
+
+def wants_huge(profile: KernelProfile, area: Area) -> bool:
+    if area.flags & VM_NOHUGEPAGE or profile.thp_enabled == "never":
+        return False
+    return profile.thp_enabled == "always" or bool(area.flags & VM_HUGEPAGE)
+
+
+def huge_write_protected(mm: Mm, area: Area, vpn: int, bits: int) -> int:
+    """A write to a huge mapping that does not allow it.
+
+    :return: the outcome; 0 where it fell apart and one small page is to be copied.
+    """
+    if not bits & PG_HUGE:
+        return 0
+    first = vpn & ~(PTRS_PER_PTE - 1)
+    pages = range(first, first + PTRS_PER_PTE)
+    if bits & KIND_MASK == KIND_ZERO:
+        for each in pages:
+            del mm.bits[each]
+        _map_huge_anon(mm, area, first)
+        return OUT_THP_COPY
+    if all(mm.frames[each].maps == 1 for each in pages):
+        for each in pages:
+            mm.frames[each].exclusive = True
+            mm.bits[each] |= PG_WRITE | PG_DIRTY
+        return OUT_REUSE
+    mm.split_huge(vpn)
+    return 0
+
+
+def _map_huge_anon(mm: Mm, area: Area, first: int) -> None:
+    if area.anon is None:
+        mm.space.prepare_anon(area)
+    bits = KIND_ANON | PG_HUGE | right_bits(area.flags)
+    if area.flags & VM_WRITE:
+        bits |= PG_WRITE | PG_DIRTY
+    _map_huge(mm, first, bits)
+    for vpn in range(first, first + PTRS_PER_PTE):
+        mm.frames[vpn] = Frame(0)
+    mm.rss[MM_ANONPAGES] += PTRS_PER_PTE
+
+
+def _map_huge(mm: Mm, first: int, bits: int) -> None:
+    for vpn in range(first, first + PTRS_PER_PTE):
+        mm.bits[vpn] = bits

@@ -1,0 +1,165 @@
+"""One mm: its areas, its pages, its counters.
+
+``bits`` is the page table: vpn -> page bits of the contract.  An anonymous
+page has a :class:`Frame` besides, shared by every mm that maps it; a file page
+is found through its area.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from spfreplay_reference.contract import (
+    CONTENT_SHIFT,
+    FILE_SHMEM,
+    KIND_ANON,
+    KIND_FILE,
+    KIND_MASK,
+    MM_ANONPAGES,
+    MM_FILEPAGES,
+    MM_SHMEMPAGES,
+    PAGE_SHIFT,
+    PG_EXEC,
+    PG_HUGE,
+    PG_NOACCESS,
+    PG_SHARED,
+    PTRS_PER_PTE,
+    VM_EXEC,
+    Image,
+)
+from spfreplay_reference.space import VM_ACCESS, Area, Space
+
+
+class Frame:
+    """One anonymous page.  ``exclusive`` is the kernel's PageAnonExclusive:
+    set for whoever allocated or took over the page, cleared by fork."""
+
+    __slots__ = ("content", "exclusive", "maps")
+
+    def __init__(self, content: int) -> None:
+        self.content = content
+        self.maps = 1
+        self.exclusive = True
+
+
+class Mm:
+    """``struct mm_struct`` under mmap_sem: nothing in here changes within a piece."""
+
+    __slots__ = (
+        "bits",
+        "brk",
+        "def_flags",
+        "frames",
+        "rss",
+        "space",
+        "start_brk",
+        "tables",
+        "users",
+    )
+
+    def __init__(self) -> None:
+        self.space = Space()
+        self.bits: dict[int, int] = {}
+        self.frames: dict[int, Frame] = {}
+        #: vpn >> 9 of every page table that exists
+        self.tables: set[int] = set()
+        self.rss = [0, 0, 0, 0]
+        self.users = 1
+        self.start_brk = 0
+        self.brk = 0
+        self.def_flags = 0
+
+    # -- pages -----------------------------------------------------------
+
+    def present(self, start: int, end: int) -> list[int]:
+        """Return the mapped vpns in ``[start, end)`` (addresses), ascending."""
+        low, high = start >> PAGE_SHIFT, end >> PAGE_SHIFT
+        if high - low <= len(self.bits):
+            bits = self.bits
+            return [vpn for vpn in range(low, high) if vpn in bits]
+        return sorted(vpn for vpn in self.bits if low <= vpn < high)
+
+    def zap(self, area: Area, start: int, end: int) -> None:
+        """Unmap the pages of ``area`` in ``[start, end)``.
+
+        A huge mapping goes as a whole, or falls apart if only a part of it goes.
+        """
+        low, high = start >> PAGE_SHIFT, end >> PAGE_SHIFT
+        for vpn in self.present(start, end):
+            if self.bits[vpn] & PG_HUGE:
+                first = vpn & ~(PTRS_PER_PTE - 1)
+                if first < low or first + PTRS_PER_PTE > high:
+                    self.split_huge(vpn)
+            self._drop(area, vpn)
+
+    def unmap(self, area: Area, vpn: int) -> None:
+        """Unmap one page; a huge mapping around it falls apart first."""
+        if self.bits[vpn] & PG_HUGE:
+            self.split_huge(vpn)
+        self._drop(area, vpn)
+
+    def _drop(self, area: Area, vpn: int) -> None:
+        bits = self.bits.pop(vpn)
+        kind = bits & KIND_MASK
+        if kind == KIND_ANON:
+            self.frames.pop(vpn).maps -= 1
+            self.rss[MM_ANONPAGES] -= 1
+        elif kind == KIND_FILE:
+            self.rss[file_counter(area)] -= 1
+
+    def split_huge(self, vpn: int) -> None:
+        """The PMD mapping becomes 512 PTEs; the pages stay."""
+        first = vpn & ~(PTRS_PER_PTE - 1)
+        for each in range(first, first + PTRS_PER_PTE):
+            self.bits[each] &= ~PG_HUGE
+        self.tables.add(first >> 9)
+
+    def split_huge_at(self, addr: int) -> None:
+        """A border that cuts a huge mapping splits it."""
+        vpn = addr >> PAGE_SHIFT
+        if vpn & (PTRS_PER_PTE - 1) and self.bits.get(vpn, 0) & PG_HUGE:
+            self.split_huge(vpn)
+
+    def free_tables(self, start: int, end: int) -> None:
+        """Forget the page tables in ``[start, end)`` that no area reaches any more."""
+        for table in range(start >> 21, (end - 1 >> 21) + 1):
+            if table in self.tables and not self.space.within(table << 21, table + 1 << 21):
+                self.tables.discard(table)
+
+    # -- what is told of it -----------------------------------------------
+
+    def word(self, vpn: int) -> int:
+        """Return the canonical word of a page, 0 if there is none."""
+        bits = self.bits.get(vpn)
+        if bits is None:
+            return 0
+        kind = bits & KIND_MASK
+        if kind == KIND_ANON:
+            frame = self.frames[vpn]
+            shared = PG_SHARED if frame.maps > 1 else 0
+            return bits | shared | frame.content << CONTENT_SHIFT
+        if kind == KIND_FILE:
+            area = self.space.at(vpn << PAGE_SHIFT)
+            assert area is not None and area.backing is not None
+            return bits | area.backing.content(area.index(vpn)) << CONTENT_SHIFT
+        return bits
+
+    def image(self) -> Image:
+        vpns = sorted(self.bits)
+        regions = tuple(area.region() for area in self.space.areas)
+        words = array("Q", map(self.word, vpns))
+        file, anon, swap, shmem = self.rss
+        return Image(regions, array("Q", vpns), words, (file, anon, swap, shmem))
+
+
+def file_counter(area: Area) -> int:
+    """Return the rss member that counts the file pages of ``area``."""
+    backing = area.backing
+    return MM_SHMEMPAGES if backing is not None and backing.kind == FILE_SHMEM else MM_FILEPAGES
+
+
+def right_bits(flags: int) -> int:
+    """Return the bits, other than writability, that the area's rights give a page."""
+    if not flags & VM_ACCESS:
+        return PG_NOACCESS
+    return PG_EXEC if flags & VM_EXEC else 0

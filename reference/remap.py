@@ -1,0 +1,216 @@
+"""mremap: shrink, grow in place, move."""
+
+from __future__ import annotations
+
+from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
+
+from spfreplay_reference.advise import populate_range
+from spfreplay_reference.calls import LOCK_FLAGS, munmap, page_align
+from spfreplay_reference.contract import (
+    MREMAP_DONTUNMAP,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PG_HUGE,
+    PTRS_PER_PTE,
+    TASK_SIZE,
+    VM_DONTEXPAND,
+    VM_LOCKED,
+    VM_MAYSHARE,
+    VM_PFNMAP,
+    VM_SHARED,
+    KernelProfile,
+)
+from spfreplay_reference.memory import Mm
+from spfreplay_reference.space import Area
+
+
+def mremap(
+    mm: Mm,
+    profile: KernelProfile,
+    old: int,
+    old_length: int,
+    new_length: int,
+    flags: int,
+    target: int,
+    placed: int | None,
+) -> int:
+    """Resize or move a mapping.
+
+    :param placed: where the kernel moved it, None if that is not known.
+    :return: its address.
+    """
+    aligned_old, aligned_new = page_align(old_length), page_align(new_length)
+    error = _bad_arguments(old, aligned_old, aligned_new, flags, target)
+    if error:
+        return error
+    area = mm.space.at(old)
+    if area is None:
+        return -EFAULT
+    error = _bad_mapping(mm, profile, area, old, aligned_old, aligned_new, flags)
+    if error:
+        return error
+    if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+        return _move_to(mm, profile, old, aligned_old, aligned_new, flags, target, placed)
+    if aligned_new <= aligned_old:
+        if aligned_new < aligned_old:
+            munmap(mm, profile, old + aligned_new, aligned_old - aligned_new)
+        return old
+    if _grow_in_place(mm, profile, area, old, aligned_old, aligned_new):
+        return old
+    if not flags & MREMAP_MAYMOVE:
+        return -ENOMEM
+    start = placed if placed is not None and placed != old else mm.space.free_gap(aligned_new)
+    if start is None:
+        return -ENOMEM
+    return _move(mm, profile, old, aligned_old, aligned_new, start, 0)
+
+
+def _bad_arguments(old: int, old_length: int, length: int, flags: int, target: int) -> int:
+    if flags & ~(MREMAP_FIXED | MREMAP_MAYMOVE | MREMAP_DONTUNMAP) or old % PAGE_SIZE:
+        return -EINVAL
+    if not length or length > TASK_SIZE:
+        return -EINVAL
+    if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
+        if not flags & MREMAP_MAYMOVE:
+            return -EINVAL
+        if flags & MREMAP_DONTUNMAP and old_length != length:
+            return -EINVAL
+        if target % PAGE_SIZE or target > TASK_SIZE - length:
+            return -EINVAL
+        if old + old_length > target and target + length > old:
+            return -EINVAL
+    return 0
+
+
+def _bad_mapping(
+    mm: Mm,
+    profile: KernelProfile,
+    area: Area,
+    old: int,
+    old_length: int,
+    length: int,
+    flags: int,
+) -> int:
+    if not old_length and not area.flags & (VM_SHARED | VM_MAYSHARE):
+        return -EINVAL
+    if flags & MREMAP_DONTUNMAP and area.flags & (VM_DONTEXPAND | VM_PFNMAP):
+        return -EINVAL
+    if old_length > area.end - old:
+        return -EFAULT
+    if length <= old_length:
+        return 0
+    if area.flags & (VM_DONTEXPAND | VM_PFNMAP):
+        return -EFAULT
+    locked = profile.memlock_limit >= 0 and area.flags & VM_LOCKED
+    if locked and length - old_length > profile.memlock_limit:
+        return -EAGAIN
+    return 0
+
+
+def _grow_in_place(
+    mm: Mm, profile: KernelProfile, area: Area, old: int, old_length: int, length: int
+) -> bool:
+    """Grow the tail of ``area`` into free space, joining what lies behind."""
+    end = old + length
+    if old + old_length != area.end or not old_length or end > TASK_SIZE:
+        return False
+    if mm.space.within(area.end, end):
+        return False
+    tail_start = area.end
+    grown = area.part(area.start, area.end)
+    grown.end = end
+    mm.space.replace(area.start, end, [grown])
+    mm.space.merge(grown)
+    if area.flags & VM_LOCKED:
+        populate_range(mm, profile, tail_start, end)
+    return True
+
+
+def _move_to(
+    mm: Mm,
+    profile: KernelProfile,
+    old: int,
+    old_length: int,
+    length: int,
+    flags: int,
+    target: int,
+    placed: int | None,
+) -> int:
+    """MREMAP_FIXED and MREMAP_DONTUNMAP: what is at the destination goes first."""
+    if len(mm.space.areas) + 2 >= profile.max_map_count - 3:
+        return -ENOMEM
+    if flags & MREMAP_FIXED:
+        start: int | None = target
+        munmap(mm, profile, target, length)
+    else:
+        start = placed if placed is not None else mm.space.free_gap(length)
+    if start is None:
+        return -ENOMEM
+    if old_length > length:
+        munmap(mm, profile, old + length, old_length - length)
+        old_length = length
+    return _move(mm, profile, old, old_length, length, start, flags & MREMAP_DONTUNMAP)
+
+
+def _move(
+    mm: Mm,
+    profile: KernelProfile,
+    old: int,
+    old_length: int,
+    length: int,
+    start: int,
+    keep: int,
+) -> int:
+    """Copy the area to ``start``, take the pages along, drop the old range."""
+    area = mm.space.at(old)
+    if area is None:
+        return -EFAULT
+    if len(mm.space.areas) >= profile.max_map_count - 3:
+        return -ENOMEM
+    copy = area.part(old, old + PAGE_SIZE)
+    if area.backing is None and area.anon is None:
+        copy.pgoff = start >> PAGE_SHIFT
+    copy.start, copy.end = start, start + length
+    mm.space.replace(start, start + length, [copy])
+    mm.space.merge(copy)
+    _move_pages(mm, old, old_length, start)
+    if keep:
+        _leave_empty(mm, old, old_length)
+    elif old_length:
+        munmap(mm, profile, old, old_length)
+    if area.flags & VM_LOCKED:
+        populate_range(mm, profile, start, start + length)
+    return start
+
+
+def _move_pages(mm: Mm, old: int, length: int, start: int) -> None:
+    """Move page-table entries; a huge one stays whole only between 2 MiB borders."""
+    shift = (start - old) >> PAGE_SHIFT
+    low, high = old >> PAGE_SHIFT, (old + length) >> PAGE_SHIFT
+    for vpn in mm.present(old, old + length):
+        bits = mm.bits[vpn]
+        if bits & PG_HUGE:
+            first = vpn & ~(PTRS_PER_PTE - 1)
+            if shift % PTRS_PER_PTE or first < low or first + PTRS_PER_PTE > high:
+                mm.split_huge(vpn)
+                bits = mm.bits[vpn]
+        del mm.bits[vpn]
+        mm.bits[vpn + shift] = bits
+        if vpn in mm.frames:
+            mm.frames[vpn + shift] = mm.frames.pop(vpn)
+        if not bits & PG_HUGE:
+            mm.tables.add((vpn + shift) >> 9)
+
+
+def _leave_empty(mm: Mm, old: int, length: int) -> None:
+    """MREMAP_DONTUNMAP: the old area stays, unlocked; if it went whole, without anon_vma."""
+    area = mm.space.at(old)
+    if area is None:
+        return
+    whole = area.start == old and area.end == old + length
+    if area.flags & LOCK_FLAGS:
+        area.flags &= ~LOCK_FLAGS
+    if whole:
+        area.anon, area.chain = None, 0
