@@ -1,0 +1,287 @@
+"""Seeded random programs: operations on a private address range.
+
+A program is a list of :class:`Op`, fixed before it runs, so that any part of
+it is a program too (that is what shrinking needs).
+"""
+
+import random
+from typing import NamedTuple
+
+from live_kernel import U64, Files
+
+from spfreplay_reference.contract import (
+    MADV_COLD,
+    MADV_DODUMP,
+    MADV_DOFORK,
+    MADV_DONTDUMP,
+    MADV_DONTFORK,
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    MADV_HUGEPAGE,
+    MADV_KEEPONFORK,
+    MADV_NOHUGEPAGE,
+    MADV_NORMAL,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_RANDOM,
+    MADV_REMOVE,
+    MADV_SEQUENTIAL,
+    MADV_WILLNEED,
+    MADV_WIPEONFORK,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN,
+    MAP_LOCKED,
+    MAP_NORESERVE,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MLOCK_ONFAULT,
+    MREMAP_DONTUNMAP,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+    PROT_EXEC,
+    PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
+)
+
+R, W, X, RW = PROT_READ, PROT_WRITE, PROT_EXEC, PROT_READ | PROT_WRITE
+#: PROT_EXEC alone is left out: with protection keys it is a mapping of its own.
+PROTS = [RW] * 8 + [R] * 3 + [PROT_NONE, W, R | X, RW | X, W | X]
+ADVICE = (
+    [MADV_DONTNEED] * 8
+    + [MADV_FREE, MADV_POPULATE_READ, MADV_POPULATE_WRITE] * 3
+    + [MADV_DONTFORK, MADV_DOFORK, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_REMOVE] * 2
+    + [MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTNEED_LOCKED, MADV_WILLNEED, MADV_COLD]
+    + [MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_DONTDUMP, MADV_DODUMP, 5, 77]
+)
+#: Lengths that must fail, or do nothing, whatever is mapped: nothing outside
+#: the private range may be hit.
+HOSTILE = (0, 0, U64, U64 - 4095, U64 - 8191)
+TOO_LONG = (*HOSTILE, 1 << 47, 1 << 63)
+SLOTS = 4
+
+
+class Op(NamedTuple):
+    """``who`` is the process (0 = the first), addresses are absolute."""
+
+    who: int
+    name: str
+    args: tuple[int, ...]
+
+    def text(self, base):
+        """Print it with addresses relative to ``base``."""
+        shown = (
+            f"+{a - base:#x}" if base <= a < base + (1 << 30) else hex(a) for a in self.args
+        )
+        return f"[{self.who}] {self.name}({', '.join(shown)})"
+
+
+class Profile(NamedTuple):
+    """What kind of program: how much of each operation."""
+
+    pages: int = 256
+    align: int = 0  # 0: anywhere relative to page tables; else pages
+    files: bool = False
+    forks: bool = False
+    huge: bool = False
+    stack: bool = False
+
+
+PROFILES = {
+    "anon": Profile(),
+    "file": Profile(files=True),
+    "fork": Profile(pages=96, forks=True),
+    "mixed": Profile(pages=128, forks=True, files=True),
+    "thp": Profile(pages=2048, align=512, huge=True, forks=True),
+    "stack": Profile(pages=1024, stack=True),
+}
+
+MIX = {
+    "mmap": 13, "munmap": 4, "mprotect": 10, "madvise": 11, "mremap": 6, "mlock": 3,
+    "munlock": 2, "store": 24, "load": 22, "run": 2, "fork": 0, "exit": 0,
+}  # fmt: skip
+
+
+def base_of(profile, seed):
+    """Where the private range of ``seed`` starts (bytes)."""
+    chunk = 0x2000_0000_0000 + (seed % 4096) * (64 << 20) + (8 << 20)
+    shift = random.Random(seed).randrange(512) if not profile.align else 0
+    return chunk + shift * 4096
+
+
+class Generator:
+    """Makes the operations; knows roughly what is mapped, to hit it often."""
+
+    def __init__(self, seed, profile):
+        self.rng = random.Random(seed)
+        self.profile = profile
+        self.base = base_of(profile, seed)
+        self.areas = [(0, min(profile.pages, 40))]
+        self.alive = {0}
+        mix = dict(MIX)
+        if profile.forks:
+            mix |= {"fork": 2, "exit": 1, "store": 34}
+        self.names, self.weights = list(mix), list(mix.values())
+
+    def program(self, count):
+        """Return ``count`` operations."""
+        ops = []
+        while len(ops) < count:
+            name = self.rng.choices(self.names, self.weights)[0]
+            ops.append(Op(self.who(), name, tuple(getattr(self, name)())))
+            if name == "exit" and ops[-1].who:
+                self.alive.discard(ops[-1].who)
+            if name in ("store", "load") and self.rng.random() < 0.3:
+                # Runs of neighbours: fault-around, merges of anon_vmas.
+                who, _, (addr, direct) = ops[-1]
+                for step in range(self.rng.randrange(1, 5)):
+                    near = addr + 4096 * (step + 1)
+                    if near < self.base + 4096 * self.profile.pages:
+                        ops.append(Op(who, self.rng.choice(("store", "load")), (near, direct)))
+        return ops[:count]
+
+    def who(self):
+        return self.rng.choice(sorted(self.alive))
+
+    def pages(self):
+        """Choose a range: (first page, pages) inside the private range."""
+        rng, limit = self.rng, self.profile.pages
+        if rng.random() < 0.85:
+            first, count = rng.choice(self.areas[-8:])
+            if rng.random() < 0.3:
+                return first, count
+            first = max(0, first + rng.randrange(-1, count + 1))
+        else:
+            first = rng.randrange(limit)
+        if self.profile.huge and rng.random() < 0.5:
+            first, count = first & ~511, rng.choice((512, 512, 1024, 256))
+        else:
+            count = rng.choice((1, 1, 2, 3, 4, 8, 16, rng.randrange(1, 24)))
+        first = min(first, limit - 1)
+        return first, min(count, limit - first)
+
+    def span(self, hostile=HOSTILE):
+        """Choose (addr, len), now and then unaligned or nonsense."""
+        first, count = self.pages()
+        addr, length = self.base + first * 4096, count * 4096
+        odd = self.rng.random()
+        if odd < 0.04:
+            addr += self.rng.choice((1, 8, 2048, 4095))
+        elif odd < 0.08:
+            length = self.rng.choice(hostile)
+        elif odd < 0.16:
+            length -= self.rng.choice((1, 100, 4095))
+        # An unaligned start must not reach over the end of the range.
+        if length < 1 << 40 and addr + length > self.base + self.profile.pages * 4096:
+            addr -= addr & 4095
+        return addr, length
+
+    def mmap(self):
+        rng = self.rng
+        addr, length = self.span(TOO_LONG)
+        prot = rng.choice(PROTS)
+        if rng.random() < 0.15:  # room for the others
+            length = min(
+                (length & 0xFF) + 64 * 4096, self.base + self.profile.pages * 4096 - addr
+            )
+            prot = RW
+        first, count = (addr - self.base) >> 12, min(length, 64 << 12) >> 12
+        flags = rng.choice((MAP_FIXED, MAP_FIXED, MAP_FIXED_NOREPLACE, 0))
+        file, pgoff = -1, 0
+        sharing = MAP_SHARED if rng.random() < 0.25 else MAP_PRIVATE
+        if self.profile.files and rng.random() < 0.6:
+            file = rng.randrange(2)
+            pgoff = rng.choice((0, 0, 1, 5, rng.randrange(Files.SHMEM_PAGES + 3)))
+            sharing = rng.choice((MAP_SHARED, MAP_PRIVATE))
+        else:
+            flags |= MAP_ANONYMOUS
+            if rng.random() < 0.05:
+                pgoff = rng.choice((1, 7))
+        flags |= sharing if rng.random() > 0.02 else rng.choice((0, 3))
+        for flag, share in (
+            (MAP_POPULATE, 0.1), (MAP_NORESERVE, 0.08), (MAP_LOCKED, 0.04),
+        ):  # fmt: skip
+            if rng.random() < share:
+                flags |= flag
+        if self.profile.stack and rng.random() < 0.4:
+            flags |= MAP_GROWSDOWN
+        if self.profile.huge and file == -1:
+            flags = flags & ~15 | MAP_PRIVATE
+        self.areas.append((first, max(count, 1)))
+        return addr, length, prot, flags, file, pgoff
+
+    def munmap(self):
+        return self.span(TOO_LONG)
+
+    def mprotect(self):
+        prot = self.rng.choice(PROTS) if self.rng.random() > 0.03 else 0x30
+        return *self.span(), prot, -1
+
+    def madvise(self):
+        advice = self.rng.choice(ADVICE)
+        if self.profile.huge and self.rng.random() < 0.4:
+            advice = MADV_HUGEPAGE
+        return *self.span(), advice
+
+    def mremap(self):
+        rng = self.rng
+        old, old_len = self.span(TOO_LONG)
+        to, new_len = self.pages()
+        new = self.base + to * 4096
+        room = self.base + self.profile.pages * 4096
+        kind = rng.random()
+        if kind < 0.35:  # in place
+            flags, new = rng.choice((0, MREMAP_MAYMOVE)), 0
+            new_len = max(1, (old_len >> 12) + rng.randrange(-4, 6))
+        elif kind < 0.75:
+            flags = MREMAP_MAYMOVE | MREMAP_FIXED
+            if rng.random() < 0.6:
+                new_len = old_len >> 12
+        elif kind < 0.9:
+            flags = MREMAP_MAYMOVE | MREMAP_DONTUNMAP | MREMAP_FIXED
+            new_len = (old_len >> 12) + (rng.random() < 0.1)
+        else:
+            flags = rng.randrange(9)
+            old_len = rng.choice((0, old_len))
+            new += rng.choice((0, 0, 1))
+        new_len = (new_len & 0xFFFF) * 4096
+        if flags & MREMAP_FIXED and new + new_len > room:
+            new_len = max(4096, room - (new & ~4095))
+        elif old + new_len > room:  # must not grow out of the range
+            new_len = max(4096, room - (old & ~4095))
+        if rng.random() < 0.03:
+            new_len = rng.choice(TOO_LONG)
+        if flags & MREMAP_FIXED and new_len <= 1 << 40:
+            self.areas.append((to, max(1, new_len >> 12)))
+        return old, old_len, new_len, flags, new
+
+    def mlock(self):
+        flags = self.rng.choice((0, 0, MLOCK_ONFAULT, 2 if self.rng.random() < 0.1 else 0))
+        return *self.span(), flags
+
+    def munlock(self):
+        return self.span()
+
+    def touch(self):
+        if self.rng.random() < 0.7:
+            first, count = self.rng.choice(self.areas[-6:])
+        else:
+            first, count = self.pages()
+        page = min(first + self.rng.randrange(count), self.profile.pages - 1)
+        if self.profile.stack and self.rng.random() < 0.5:
+            page = max(0, first - self.rng.choice((1, 1, 2, 5, 100)))
+        return self.base + page * 4096, self.rng.random() < 0.4
+
+    store = load = run = touch
+
+    def fork(self):
+        slot = self.rng.randrange(1, SLOTS)
+        self.alive.add(slot)
+        return (slot,)
+
+    def exit(self):
+        return ()
