@@ -30,6 +30,7 @@ from spfreplay.mm.types import (
     VM_FAULT_SIGBUS,
     File,
     Kernel,
+    MmStruct,
     Page,
     PageTable,
     Task,
@@ -56,24 +57,26 @@ def cache_pfn(file: File, index: int) -> int:
     return pfn | file.number << PFN_INDEX_BITS | index
 
 
-def cache_content(kernel: Kernel, pfn: int) -> int:
-    """Return what the page-cache page ``pfn`` contains."""
-    number = pfn >> PFN_INDEX_BITS & PFN_FILE_MASK
+def cache_file(kernel: Kernel, pfn: int) -> File:
+    """Return the file whose page ``pfn`` names."""
+    return kernel.files[pfn >> PFN_INDEX_BITS & PFN_FILE_MASK]
+
+
+def cache_content(file: File, pfn: int) -> int:
+    """Return what the page ``pfn`` of ``file`` contains."""
     index = pfn & PFN_INDEX_MASK
-    file = kernel.files[number]
     page = file.cache.get(index)
     if page is not None:
         return page.content
-    return 0 if file.anon_shared else CONTENT_FILE | number << PFN_INDEX_BITS | index
+    return 0 if file.anon_shared else CONTENT_FILE | file.number << PFN_INDEX_BITS | index
 
 
-def cache_page(kernel: Kernel, pfn: int) -> Page:
-    """Return the page ``pfn`` of the page cache, to be stored to."""
-    file = kernel.files[pfn >> PFN_INDEX_BITS & PFN_FILE_MASK]
+def cache_page(file: File, pfn: int) -> Page:
+    """Return the page ``pfn`` of ``file``, to be stored to."""
     index = pfn & PFN_INDEX_MASK
     page = file.cache.get(index)
     if page is None:
-        page = file.cache[index] = Page(pfn, cache_content(kernel, pfn))
+        page = file.cache[index] = Page(pfn, cache_content(file, pfn))
     return page
 
 
@@ -157,7 +160,7 @@ def do_fault_around(task: Task, vmf: VmFault, file: File) -> Steps[int]:
     yield WRITE, table, PTE
     mapped = set_window(vmf, file, table, start, end)
     table.used += mapped
-    add_file_rss(vmf, file, mapped)
+    add_file_rss(vmf.vma.vm_mm, file, mapped)
     served = table.pte[vmf.pte_index]
     yield UNLOCK, table, PTL
     table.ptl.unlock(task)
@@ -195,9 +198,8 @@ def set_window(vmf: VmFault, file: File, table: PageTable, start: int, end: int)
     return mapped
 
 
-def add_file_rss(vmf: VmFault, file: File, pages: int) -> None:
-    """Count ``pages`` of ``file`` in the mm.  Counters commute: no step of their own."""
-    mm = vmf.vma.vm_mm
+def add_file_rss(mm: MmStruct, file: File, pages: int) -> None:
+    """Count ``pages`` of ``file`` in ``mm``.  Counters commute: no step of their own."""
     kind = file.facts.kind
     if kind == FILE_SHMEM:
         mm.rss_shmem += pages
@@ -259,7 +261,7 @@ def finish_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
             "Q", range(entry, entry + (pages << PTE_PFN_SHIFT), ONE_PFN)
         )
         table.used += pages
-        add_file_rss(vmf, file, pages)
+        add_file_rss(vmf.vma.vm_mm, file, pages)
     yield UNLOCK, table, PTL
     table.ptl.unlock(task)
     return VM_FAULT_NOPAGE

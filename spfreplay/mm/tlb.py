@@ -100,6 +100,17 @@ def put_page(kernel: Kernel, page: Page) -> Steps[None]:
     page.refcount = left = page.refcount - 1
     if not left:
         yield FREE, page, PAGE_CONTENT
-        kernel.mem_map.pop(page.pfn, None)
+        free_page(kernel, page)
     elif left < 0:
         raise ModelError(f"frame {page.pfn:#x} loses a reference that nobody holds")
+
+
+def free_page(kernel: Kernel, page: Page) -> None:
+    """Forget a frame; with the last subpage the huge page."""
+    kernel.mem_map.pop(page.pfn, None)
+    if kernel.compounds:
+        compound = kernel.compounds.get(page.pfn >> 9)
+        if compound is not None:
+            compound.left -= 1
+            if not compound.left:
+                del kernel.compounds[page.pfn >> 9]

@@ -98,11 +98,12 @@ class Compound:
     ``anon_exclusive`` stand for it.
     """
 
-    __slots__ = ("anon_exclusive", "anon_vma", "index", "mapcount", "pages", "pfn")
+    __slots__ = ("anon_exclusive", "anon_vma", "index", "left", "mapcount", "pages", "pfn")
 
     def __init__(self, pfn: int) -> None:
         self.pfn = pfn
         self.mapcount = 1  # atomic; mappings of every implied subpage
+        self.left = 512  # atomic; subpages that are not free
         self.anon_exclusive = True  # pmd lock
         self.anon_vma: AnonVma | None = None  # page lock
         self.index = 0  # page lock; of the first subpage
@@ -315,7 +316,7 @@ class Kernel:
 
     __slots__ = (
         "compounds", "file_faults", "files", "initial_frames", "mem_map", "mms", "profile",
-        "speculate_single_threaded", "tasks",
+        "shm_numbers", "speculate_single_threaded", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -330,6 +331,9 @@ class Kernel:
         self.compounds: dict[int, Compound] = {}  # pfn >> 9 -> transparent huge page
         self.initial_frames = 0  # names the frames that exec leaves
         self.files: dict[int, File] = {}
+        #: name of the call that made it -> number of a shared anonymous object; it
+        #: only grows, so that an object has one number in every order of steps
+        self.shm_numbers: dict[tuple[int, int], int] = {}
         self.mms: dict[int, MmStruct] = {}
         self.tasks: dict[int, Task] = {}
         self.file_faults = file_faults

@@ -1,0 +1,281 @@
+"""Transparent huge pages: one PMD entry that maps 512 pages.
+
+A huge PMD is an integer in the pmd table, of the same form as a PTE; bit
+fields mean the same.  Only private anonymous memory has them here.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from spfreplay.errors import ModelError
+from spfreplay.mm.pte import (
+    CLASS_ANON,
+    HPAGE_PMD_MASK,
+    HPAGE_PMD_NR,
+    HPAGE_PMD_SIZE,
+    PTE_CLASS_SHIFT,
+    ZERO_PTE,
+)
+from spfreplay.mm.rmap import anon_vma_prepare
+from spfreplay.mm.steps import (
+    ANON_VMA,
+    ENTRY,
+    FLUSH,
+    LOCK,
+    PAGE_MAPCOUNT,
+    PMD_LOCK,
+    READ,
+    RMW,
+    TLB,
+    UNLOCK,
+    VM_END,
+    VM_START,
+    WRITE,
+    Steps,
+)
+from spfreplay.mm.types import (
+    FAULT_FLAG_WRITE,
+    PAGE_ACCESSED,
+    PAGE_DIRTY,
+    PAGE_RW,
+    PTE_PFN_SHIFT,
+    VM_FAULT_FALLBACK,
+    VM_FAULT_OOM,
+    VM_FAULT_WRITE,
+    Compound,
+    Kernel,
+    MmStruct,
+    PageTable,
+    Task,
+    VmFault,
+)
+from spfreplay_reference.contract import (
+    OUT_ACCESS,
+    OUT_REUSE,
+    OUT_THP_ANON,
+    OUT_THP_COPY,
+    OUT_THP_ZERO,
+    VM_HUGEPAGE,
+    VM_NOHUGEPAGE,
+    VM_WRITE,
+)
+
+
+def thp_wanted(kernel: Kernel, vm_flags: int) -> bool:
+    """Tell whether a VMA of these flags may get huge pages in a fault.
+
+    Models: include/linux/huge_mm.h:__transparent_hugepage_enabled()
+    """
+    enabled = kernel.profile.thp_enabled
+    if enabled == "never" or vm_flags & VM_NOHUGEPAGE:
+        return False
+    return enabled == "always" or bool(vm_flags & VM_HUGEPAGE)
+
+
+def alloc_hugepage(task: Task, vmf: VmFault) -> Compound:
+    """Take 512 frames in a row; nobody else sees them yet."""
+    first = (task.allocs + HPAGE_PMD_NR - 1) & -HPAGE_PMD_NR
+    task.allocs = first + HPAGE_PMD_NR
+    compound = Compound(task.stamp << 20 | first)
+    compound.index = vmf.pgoff - vmf.pte_index
+    vmf.vma.vm_mm.kernel.compounds[compound.pfn >> 9] = compound
+    return compound
+
+
+def do_huge_pmd_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
+    """Map a huge page, or the huge zero page, where the PMD is none.
+
+    Models: mm/huge_memory.c:do_huge_pmd_anonymous_page()
+    Context: mmap_sem.
+    """
+    vma = vmf.vma
+    haddr = vmf.address & HPAGE_PMD_MASK
+    yield READ, vma, VM_START
+    start = vma.vm_start
+    yield READ, vma, VM_END
+    end = vma.vm_end
+    if haddr < start or haddr + HPAGE_PMD_SIZE > end:
+        return VM_FAULT_FALLBACK
+    yield READ, vma, ANON_VMA
+    anon_vma = vma.anon_vma
+    if anon_vma is None:  # before the zero page, too
+        error = yield from anon_vma_prepare(task, vma)
+        if error:
+            return VM_FAULT_OOM
+    if not vmf.flags & FAULT_FLAG_WRITE and vma.vm_mm.kernel.profile.thp_zero_page:
+        return (yield from set_huge_pmd(task, vmf, None, ZERO_PTE | vmf.vma_page_prot, None))
+    compound = alloc_hugepage(task, vmf)
+    return (yield from set_huge_pmd(task, vmf, None, huge_word(vmf, compound), compound))
+
+
+def huge_word(vmf: VmFault, compound: Compound) -> int:
+    """Return the PMD word of a fresh huge page."""
+    word = compound.pfn << PTE_PFN_SHIFT | vmf.vma_page_prot | PAGE_ACCESSED
+    if vmf.vma_flags & VM_WRITE:
+        word |= PAGE_RW | PAGE_DIRTY
+    return word
+
+
+def set_huge_pmd(
+    task: Task, vmf: VmFault, old: int | None, word: int, compound: Compound | None
+) -> Steps[int]:
+    """Put ``word`` into the PMD if it still holds ``old``; free ``compound`` if not.
+
+    Context: takes the pmd lock.
+    """
+    pmd = vmf.pmd
+    mm = vmf.vma.vm_mm
+    yield LOCK, pmd, PMD_LOCK
+    pmd.ptl.lock(task)
+    yield READ, pmd, ENTRY
+    entry = pmd.entries.get(vmf.pmd_index)
+    if entry != old:
+        yield UNLOCK, pmd, PMD_LOCK
+        pmd.ptl.unlock(task)
+        if compound is not None:
+            del mm.kernel.compounds[compound.pfn >> 9]
+        return 0
+    vmf.outcome = OUT_THP_ZERO
+    if compound is not None:
+        yield READ, vmf.vma, ANON_VMA
+        compound.anon_vma = vmf.vma.anon_vma
+        mm.rss_anon += HPAGE_PMD_NR
+        vmf.outcome = OUT_THP_ANON if old is None else OUT_THP_COPY
+    yield WRITE, pmd, ENTRY
+    pmd.entries[vmf.pmd_index] = word
+    yield UNLOCK, pmd, PMD_LOCK
+    pmd.ptl.unlock(task)
+    return VM_FAULT_WRITE if old is not None else 0
+
+
+def do_huge_pmd_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
+    """Serve a write to a write-protected huge page; VM_FAULT_FALLBACK: it was split.
+
+    Since 6.13 a write to the huge zero page makes a whole huge page.
+
+    Models: mm/huge_memory.c:do_huge_pmd_wp_page()
+    Context: mmap_sem.
+    """
+    pmd = vmf.pmd
+    mm = vmf.vma.vm_mm
+    word: int = vmf.orig_pmd
+    if word >> PTE_CLASS_SHIFT != CLASS_ANON:
+        compound = alloc_hugepage(task, vmf)
+        return (yield from set_huge_pmd(task, vmf, word, huge_word(vmf, compound), compound))
+    yield LOCK, pmd, PMD_LOCK
+    pmd.ptl.lock(task)
+    yield READ, pmd, ENTRY
+    entry = pmd.entries.get(vmf.pmd_index)
+    if entry != word:
+        yield UNLOCK, pmd, PMD_LOCK
+        pmd.ptl.unlock(task)
+        return 0
+    compound = mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9]
+    yield READ, compound, PAGE_MAPCOUNT
+    alone = is_mapped_once(compound)
+    if alone:
+        compound.anon_exclusive = True
+        for page in compound.pages.values():
+            page.anon_exclusive = True
+        yield WRITE, pmd, ENTRY
+        pmd.entries[vmf.pmd_index] = (
+            word | PAGE_ACCESSED | PAGE_DIRTY | (PAGE_RW if vmf.vma_flags & VM_WRITE else 0)
+        )
+        vmf.outcome = OUT_REUSE
+    yield UNLOCK, pmd, PMD_LOCK
+    pmd.ptl.unlock(task)
+    if alone:
+        return VM_FAULT_WRITE
+    yield from split_huge_pmd(task, mm, pmd, vmf.pmd_index)
+    return VM_FAULT_FALLBACK
+
+
+def is_mapped_once(compound: Compound) -> bool:
+    """Tell whether nobody but one PMD maps any page of ``compound``."""
+    return compound.mapcount == 1 and all(
+        page.mapcount == 1 for page in compound.pages.values()
+    )
+
+
+def huge_pmd_set_accessed(task: Task, vmf: VmFault) -> Steps[int]:
+    """Mark the huge page accessed (and dirty, for a write) and be done.
+
+    Models: mm/huge_memory.c:huge_pmd_set_accessed()
+    """
+    pmd = vmf.pmd
+    word = vmf.orig_pmd | PAGE_ACCESSED
+    if vmf.flags & FAULT_FLAG_WRITE:
+        word |= PAGE_DIRTY
+    yield LOCK, pmd, PMD_LOCK
+    pmd.ptl.lock(task)
+    yield READ, pmd, ENTRY
+    entry = pmd.entries.get(vmf.pmd_index)
+    if entry == vmf.orig_pmd:
+        yield WRITE, pmd, ENTRY
+        pmd.entries[vmf.pmd_index] = word
+        vmf.outcome = OUT_ACCESS
+    yield UNLOCK, pmd, PMD_LOCK
+    pmd.ptl.unlock(task)
+    return 0
+
+
+def split_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Steps[None]:
+    """Replace a huge PMD by a table of 512 PTEs; the pages stay as they are.
+
+    Models: mm/huge_memory.c:__split_huge_pmd()
+    """
+    table = PageTable(1)
+    yield LOCK, pmd, PMD_LOCK
+    pmd.ptl.lock(task)
+    yield READ, pmd, ENTRY
+    word: Any = pmd.entries.get(index)
+    if word.__class__ is int:
+        step = 1 << PTE_PFN_SHIFT if word >> PTE_CLASS_SHIFT == CLASS_ANON else 0
+        if step:
+            table.pte = array("Q", range(word, word + HPAGE_PMD_NR * step, step))
+        else:
+            table.pte = array("Q", [word]) * HPAGE_PMD_NR
+        table.used = HPAGE_PMD_NR
+        yield WRITE, pmd, ENTRY
+        pmd.entries[index] = table
+        yield FLUSH, mm, TLB  # pmdp_invalidate()
+    yield UNLOCK, pmd, PMD_LOCK
+    pmd.ptl.unlock(task)
+
+
+def zap_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Steps[bool]:
+    """Take a whole huge page out of the page tables; False if it is none any more.
+
+    Models: mm/huge_memory.c:zap_huge_pmd()
+    """
+    yield LOCK, pmd, PMD_LOCK
+    pmd.ptl.lock(task)
+    yield READ, pmd, ENTRY
+    word: Any = pmd.entries.get(index)
+    is_huge = word.__class__ is int
+    if is_huge:
+        yield WRITE, pmd, ENTRY
+        del pmd.entries[index]
+        if word >> PTE_CLASS_SHIFT == CLASS_ANON:
+            compound = mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9]
+            mm.rss_anon -= HPAGE_PMD_NR
+            yield RMW, compound, PAGE_MAPCOUNT
+            unmap_compound(task, mm.kernel, compound)
+    yield UNLOCK, pmd, PMD_LOCK
+    pmd.ptl.unlock(task)
+    return is_huge
+
+
+def unmap_compound(task: Task, kernel: Kernel, compound: Compound) -> None:
+    """Drop one mapping of every subpage; frames that have none left go to the gather."""
+    compound.mapcount -= 1
+    if compound.mapcount < 0:
+        raise ModelError(f"huge page {compound.pfn:#x} is unmapped once too often")
+    for page in compound.pages.values():
+        if page.refcount:
+            page.mapcount -= 1
+            task.gather.append(page)
+    if not compound.mapcount:
+        del kernel.compounds[compound.pfn >> 9]
