@@ -397,8 +397,14 @@ class Converter:
             old.tids.discard(old_pid)
         if old_pid != pid:
             del self._tasks[old_pid]
-            task.tid = task.tgid = pid
+            task.tid = pid
             self._tasks[pid] = task
+        task.tgid = pid
+        if self.threads.get(pid, Thread(pid, pid, 0)).pid != pid:
+            # Taken for a thread: made by clone3 in a thread that is not traced.
+            thread = self.threads[pid]
+            self.processes[pid] = Process(pid, thread.pid, thread.start, "clone-vm")
+            self.threads[pid] = Thread(pid, pid, thread.start)
         waiting = self._execs.get(pid)
         while waiting and waiting[0].t < ts:
             waiting.popleft()

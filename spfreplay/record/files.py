@@ -143,7 +143,14 @@ class FileTable:
         found = self.stats.get(entry.key)
         if found is not None:
             return found.size
-        return -1
+        try:
+            fd = open_same(entry.path, entry.key)
+        except OSError:
+            return -1
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
 
 
 def build_id(path: str) -> str:
