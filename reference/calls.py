@@ -18,6 +18,7 @@ from spfreplay_reference.contract import (
     KIND_MASK,
     KIND_NONE,
     MAP_ANONYMOUS,
+    MAP_FD_WRITABLE,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
     MAP_GROWSDOWN,
@@ -28,6 +29,7 @@ from spfreplay_reference.contract import (
     MAP_PRIVATE,
     MAP_SHARED,
     MAP_SHARED_VALIDATE,
+    MAP_STACK,
     MAP_TYPE,
     MCL_CURRENT,
     MCL_FUTURE,
@@ -51,6 +53,7 @@ from spfreplay_reference.contract import (
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_NOHUGEPAGE,
     VM_NORESERVE,
     VM_READ,
     VM_SHARED,
@@ -148,8 +151,12 @@ def _new_flags(mm: Mm, profile: KernelProfile, prot: int, flags: int) -> int:
     vm_flags = prot & VM_ACCESS | mm.def_flags | MAY
     if flags & MAP_TYPE != MAP_PRIVATE:
         vm_flags |= VM_SHARED | VM_MAYSHARE
+        if not flags & (MAP_ANONYMOUS | MAP_FD_WRITABLE) and not prot & VM_WRITE:
+            vm_flags &= ~(VM_SHARED | VM_MAYWRITE)
     if flags & MAP_GROWSDOWN:
         vm_flags |= VM_GROWSDOWN
+    if flags & MAP_STACK:
+        vm_flags |= VM_NOHUGEPAGE
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
     if flags & MAP_NORESERVE and profile.overcommit_memory != 2:

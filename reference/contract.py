@@ -173,6 +173,10 @@ MAP_NONBLOCK: Final = 0x1_0000
 MAP_STACK: Final = 0x2_0000
 MAP_HUGETLB: Final = 0x4_0000
 MAP_FIXED_NOREPLACE: Final = 0x10_0000
+#: Not the kernel's: the recorder adds it where the file was opened for writing.
+#: Without it and without PROT_WRITE a shared file mapping is one of a file
+#: opened read-only, of which the kernel drops VM_SHARED and VM_MAYWRITE.
+MAP_FD_WRITABLE: Final = 1 << 40
 
 MREMAP_MAYMOVE: Final = 1
 MREMAP_FIXED: Final = 2
