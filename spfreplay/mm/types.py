@@ -131,6 +131,13 @@ class PageTable:
         self.used = 0  # leaf: PTEs that are not none; ptl
         self.freed = False
 
+    def cmpxchg(self, index: int, old: int, new: int) -> bool:
+        """Replace a PTE if it is still ``old``: what the CPU does to set its bits."""
+        if self.pte[index] != old:
+            return False
+        self.pte[index] = new
+        return True
+
 
 class AnonVma:
     """``struct anon_vma``.  ``name`` = (stamp, n) of its allocation."""

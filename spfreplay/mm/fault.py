@@ -1,0 +1,271 @@
+"""The CPU's side: an access translates, faults, and is retried.
+
+Hardware walks are two steps, the PMD entry and the PTE: tables above are only
+freed behind the flush that drops what a CPU may have cached of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from spfreplay.mm.filemap import cache_file, cache_page
+from spfreplay.mm.handle_mm_fault import handle_mm_fault
+from spfreplay.mm.mmap import expand_stack
+from spfreplay.mm.pgtable import pfn_to_page
+from spfreplay.mm.pte import (
+    CLASS_ANON,
+    HPAGE_PMD_NR,
+    KIND_OF,
+    PAGE_BITS,
+    PTE_CLASS_SHIFT,
+    PTE_FLAGS_MASK,
+    pte_page_bits,
+)
+from spfreplay.mm.spf import handle_speculative_fault
+from spfreplay.mm.spf_reasons import SPF_PROTECTION_KEY
+from spfreplay.mm.steps import (
+    ENTRY,
+    LOCK_READ,
+    MMAP_SEM,
+    PAGE_CONTENT,
+    PTE,
+    READ,
+    RMW,
+    UNLOCK,
+    VM_FLAGS,
+    VM_START,
+    WRITE,
+    Steps,
+)
+from spfreplay.mm.types import (
+    FAULT_FLAG_ALLOW_RETRY,
+    FAULT_FLAG_INSTRUCTION,
+    FAULT_FLAG_KILLABLE,
+    FAULT_FLAG_USER,
+    FAULT_FLAG_WRITE,
+    PAGE_ACCESSED,
+    PAGE_DIRTY,
+    PAGE_EXEC,
+    PAGE_PRESENT,
+    PAGE_RW,
+    PTE_PFN_SHIFT,
+    VM_FAULT_ERROR,
+    VM_FAULT_OOM,
+    VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS,
+    VM_FAULT_SIGSEGV,
+    Kernel,
+    MmStruct,
+    PageTable,
+    Task,
+)
+from spfreplay.mm.vma import find_vma
+from spfreplay_reference.contract import (
+    OUT_ACCESS,
+    OUT_LIVELOCK,
+    OUT_NONE,
+    OUT_OOM,
+    OUT_SEGV_ACCERR,
+    OUT_SEGV_MAPERR,
+    OUT_SIGBUS,
+    PAGE_SHIFT_IN_RESULT,
+    PG_HUGE,
+    REASON_SHIFT,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_READ,
+    VM_WRITE,
+    X86_PF_INSTR,
+    X86_PF_PK,
+    X86_PF_PROT,
+    X86_PF_USER,
+    X86_PF_WRITE,
+)
+
+#: faults in a row without any effect after which an instruction is given up
+LIVELOCK_FAULTS: Final = 6
+
+
+def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int]:
+    """Execute one access of user code or of the kernel, faults and retries included.
+
+    A store leaves ``task.stamp + 1`` in the page.
+
+    :param error_code: X86_PF_WRITE, X86_PF_INSTR, X86_PF_USER, X86_PF_PK.
+    :return: outcome of the last fault that had an effect, or OUT_NONE
+        | reason << REASON_SHIFT | page bits << PAGE_SHIFT_IN_RESULT.
+    """
+    right = PAGE_PRESENT
+    wanted = PAGE_PRESENT | PAGE_ACCESSED
+    if error_code & X86_PF_WRITE:
+        right = PAGE_PRESENT | PAGE_RW
+        wanted = PAGE_PRESENT | PAGE_RW | PAGE_ACCESSED | PAGE_DIRTY
+    elif error_code & X86_PF_INSTR:
+        right = PAGE_PRESENT | PAGE_EXEC
+        wanted = PAGE_PRESENT | PAGE_EXEC | PAGE_ACCESSED
+    vmf = task.vmf
+    outcome = reason = idle = 0
+    while True:
+        pte = 0
+        table = None
+        pud = mm.pgd.entries.get(address >> 39)
+        if pud is not None:
+            pmd = pud.entries.get(address >> 30 & 511)
+            if pmd is not None:
+                yield READ, pmd, ENTRY
+                table = pmd.entries.get(address >> 21 & 511)
+                if table.__class__ is int:
+                    pte = table
+                    if pte & right == right:
+                        bits = yield from access_huge(task, mm, pmd, address, wanted)
+                        return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
+                elif table is not None:
+                    yield READ, table, PTE
+                    pte = table.pte[address >> 12 & 511]
+        if pte & right == right:
+            if pte & wanted != wanted:
+                yield RMW, table, PTE
+                updated = table.cmpxchg(address >> 12 & 511, pte, pte | wanted)
+                if not updated:
+                    continue
+                pte |= wanted
+            if error_code & X86_PF_WRITE:
+                if pte >> PTE_CLASS_SHIFT == CLASS_ANON:
+                    page = mm.kernel.mem_map.get(pte >> PTE_PFN_SHIFT)
+                    if page is None:
+                        page = pfn_to_page(mm.kernel, pte >> PTE_PFN_SHIFT)
+                    yield WRITE, page, PAGE_CONTENT
+                    page.content = task.stamp + 1
+                else:
+                    yield from store_to_cache(task, mm.kernel, pte >> PTE_PFN_SHIFT)
+            kind = KIND_OF[pte >> PTE_CLASS_SHIFT]
+            bits = PAGE_BITS[pte & PTE_FLAGS_MASK] | kind if kind else 0
+            return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
+        if idle >= LIVELOCK_FAULTS:
+            outcome = OUT_LIVELOCK
+        else:
+            hardware_code = error_code & ~X86_PF_PROT | (pte & PAGE_PRESENT)
+            fault = yield from do_page_fault(task, mm, address, hardware_code)
+            reason = vmf.reason
+            if fault & VM_FAULT_ERROR:
+                outcome = vmf.outcome
+            else:
+                idle = idle + 1 if vmf.outcome in (OUT_NONE, OUT_ACCESS) else 0
+                outcome = vmf.outcome or outcome
+                continue
+        bits = pte_page_bits(pte) if pte else 0
+        if table.__class__ is int:
+            bits |= PG_HUGE
+        return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
+
+
+def store_to_cache(task: Task, kernel: Kernel, pfn: int) -> Steps[None]:
+    """Store to a page of the page cache: every mapping of it sees that."""
+    file = cache_file(kernel, pfn)
+    page = cache_page(file, pfn)
+    yield WRITE, file, PAGE_CONTENT
+    page.content = task.stamp + 1
+
+
+def do_page_fault(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int]:
+    """Serve a page fault: speculatively if that works out, else under mmap_sem.
+
+    What it came to is left in ``task.vmf.outcome`` and ``reason``.
+
+    :return: VM_FAULT_*; with an error bit, the outcome is the signal.
+
+    Models: arch/x86/mm/fault.c:__do_page_fault(), SPF v11 24/26
+    """
+    vmf = task.vmf
+    flags = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE
+    if error_code & X86_PF_USER:
+        flags |= FAULT_FLAG_USER
+    if error_code & X86_PF_WRITE:
+        flags |= FAULT_FLAG_WRITE
+    if error_code & X86_PF_INSTR:
+        flags |= FAULT_FLAG_INSTRUCTION
+    if error_code & X86_PF_PK:
+        vmf.reason = SPF_PROTECTION_KEY
+    else:
+        fault = yield from handle_speculative_fault(task, mm, address, flags)
+        # Equality: VM_FAULT_MAJOR | VM_FAULT_RETRY counts as handled.
+        if fault != VM_FAULT_RETRY:
+            if fault & VM_FAULT_ERROR:
+                vmf.outcome = mm_fault_error(fault)
+            return fault
+    reason = vmf.reason
+    yield LOCK_READ, mm, MMAP_SEM
+    mm.mmap_sem.read_lock(task)
+    fault = yield from do_classic_fault(task, mm, address, error_code, flags)
+    yield UNLOCK, mm, MMAP_SEM
+    mm.mmap_sem.read_unlock(task)
+    vmf.reason = reason
+    return fault
+
+
+def do_classic_fault(
+    task: Task, mm: MmStruct, address: int, error_code: int, flags: int
+) -> Steps[int]:
+    """Find the VMA, grow a stack, check the rights, serve the fault.
+
+    Models: arch/x86/mm/fault.c:__do_page_fault(), access_error()
+    Context: mmap_sem (read).
+    """
+    vmf = task.vmf
+    vma = yield from find_vma(task, mm, address)
+    if vma is None:
+        vmf.outcome = OUT_SEGV_MAPERR
+        return VM_FAULT_SIGSEGV
+    yield READ, vma, VM_START
+    start = vma.vm_start
+    yield READ, vma, VM_FLAGS
+    vm_flags = vma.vm_flags
+    if address < start:
+        grown = -1
+        if vm_flags & VM_GROWSDOWN:
+            grown = yield from expand_stack(task, vma, address)
+        if grown:
+            vmf.outcome = OUT_SEGV_MAPERR
+            return VM_FAULT_SIGSEGV
+    if error_code & X86_PF_WRITE:
+        allowed = bool(vm_flags & VM_WRITE)
+    else:
+        # A read of a page that is there faults for its rights only.
+        allowed = bool(vm_flags & (VM_READ | VM_EXEC | VM_WRITE))
+        allowed = allowed and not error_code & X86_PF_PROT
+    if not allowed:
+        vmf.outcome = OUT_SEGV_ACCERR
+        return VM_FAULT_SIGSEGV
+    fault = yield from handle_mm_fault(task, vma, address, flags)
+    if fault & VM_FAULT_ERROR:
+        vmf.outcome = mm_fault_error(fault)
+    return fault
+
+
+def mm_fault_error(fault: int) -> int:
+    """Return the signal that an error of a fault becomes, as an OUT_* number.
+
+    A SIGSEGV of the speculative path is a right that was missing.  (v11 sends
+    it with si_code SEGV_MAPERR all the same; the model does not tell si_codes
+    apart here.)
+
+    Models: arch/x86/mm/fault.c:mm_fault_error()
+    """
+    if fault & VM_FAULT_OOM:
+        return OUT_OOM
+    return OUT_SIGBUS if fault & VM_FAULT_SIGBUS else OUT_SEGV_ACCERR
+
+
+def access_huge(
+    task: Task, mm: MmStruct, pmd: PageTable, address: int, wanted: int
+) -> Steps[int]:
+    """Access memory under a huge PMD that allows it; return the page's bits."""
+    index = address >> 21 & 511
+    yield RMW, pmd, ENTRY
+    word = pmd.entries[index] = pmd.entries[index] | wanted
+    if wanted & PAGE_DIRTY:
+        nr = address >> 12 & HPAGE_PMD_NR - 1
+        page = pfn_to_page(mm.kernel, (word >> PTE_PFN_SHIFT) + nr)
+        yield WRITE, page, PAGE_CONTENT
+        page.content = task.stamp + 1
+    return pte_page_bits(word) | PG_HUGE

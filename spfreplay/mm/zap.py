@@ -1,0 +1,217 @@
+"""Unmapping: PTEs first, page tables later, frames behind the flush.
+
+Whoever calls :func:`unmap_page_range` or :func:`free_pgtables` opens a gather
+before and finishes it behind (:mod:`spfreplay.mm.tlb`).
+"""
+
+from __future__ import annotations
+
+from spfreplay.mm.filemap import add_file_rss, cache_file
+from spfreplay.mm.huge_memory import split_huge_pmd, zap_huge_pmd
+from spfreplay.mm.pgtable import pfn_to_page, pmd_offset
+from spfreplay.mm.pte import (
+    CLASS_ANON,
+    CLASS_CACHE,
+    HPAGE_PMD_SIZE,
+    PMD_MASK,
+    PMD_SIZE,
+    PTE_CLASS_SHIFT,
+)
+from spfreplay.mm.rmap import unlink_anon_vmas
+from spfreplay.mm.steps import (
+    ENTRY,
+    LOCK,
+    PAGE_MAPCOUNT,
+    PTE,
+    PTL,
+    READ,
+    RMW,
+    UNLOCK,
+    VM_END,
+    VM_START,
+    WRITE,
+    Steps,
+)
+from spfreplay.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
+from spfreplay.mm.types import PTE_PFN_SHIFT, MmStruct, PageTable, Task, VmArea
+from spfreplay.mm.vma import vm_write_begin, vm_write_end
+
+
+def unmap_page_range(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]:
+    """Zap the PTEs of ``[start, end)`` inside a write section, table by table.
+
+    Models: mm/memory.c:unmap_page_range(), SPF v11 09/26
+    Context: mmap_sem (read is enough), an open gather.
+    """
+    yield from vm_write_begin(task, vma)
+    mm = vma.vm_mm
+    while start < end:
+        next_start = min((start & PMD_MASK) + PMD_SIZE, end)
+        pmd = yield from pmd_offset(mm, start)
+        if pmd is None:  # nothing mapped in this GiB
+            start = (start >> 30) + 1 << 30
+            continue
+        yield from zap_pmd(task, mm, pmd, start, next_start)
+        start = next_start
+    yield from vm_write_end(task, vma)
+
+
+def zap_pmd(task: Task, mm: MmStruct, pmd: PageTable, start: int, end: int) -> Steps[None]:
+    """Zap what one PMD entry maps of ``[start, end)``; part of a huge page splits it.
+
+    Models: mm/memory.c:zap_pmd_range()
+    """
+    index = start >> 21 & 511
+    yield READ, pmd, ENTRY
+    entry = pmd.entries.get(index)
+    if entry is None:
+        return
+    if entry.__class__ is int:
+        if end - start == HPAGE_PMD_SIZE:
+            zapped = yield from zap_huge_pmd(task, mm, pmd, index)
+            if zapped:
+                return
+        else:
+            yield from split_huge_pmd(task, mm, pmd, index)
+        yield READ, pmd, ENTRY
+        entry = pmd.entries.get(index)
+        if entry is None or entry.__class__ is int:
+            return
+    yield from zap_pte_range(task, mm, entry, start >> 12 & 511, end - start >> 12)
+
+
+def zap_pte_range(
+    task: Task, mm: MmStruct, table: PageTable, slot: int, pages: int
+) -> Steps[None]:
+    """Clear ``pages`` PTEs from ``slot`` on, and give up what they mapped.
+
+    Models: mm/memory.c:zap_pte_range()
+    """
+    yield LOCK, table, PTL
+    table.ptl.lock(task)
+    ptes = table.pte
+    for i in range(slot, slot + pages):
+        if not table.used:
+            break
+        yield READ, table, PTE
+        pte = table.pte[i]
+        if not pte:
+            continue
+        yield WRITE, table, PTE
+        ptes[i] = 0
+        table.used -= 1
+        pte_class = pte >> PTE_CLASS_SHIFT
+        if pte_class == CLASS_ANON:
+            page = mm.kernel.mem_map.get(pte >> PTE_PFN_SHIFT)
+            if page is None:
+                page = pfn_to_page(mm.kernel, pte >> PTE_PFN_SHIFT)
+            mm.rss_anon -= 1
+            yield RMW, page, PAGE_MAPCOUNT
+            page.mapcount -= 1
+            task.gather.append(page)
+        elif pte_class == CLASS_CACHE:
+            add_file_rss(mm, cache_file(mm.kernel, pte >> PTE_PFN_SHIFT), -1)
+    yield UNLOCK, table, PTL
+    table.ptl.unlock(task)
+
+
+def zap_page_range(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]:
+    """Zap ``[start, end)`` of one VMA, flush, and free the pages.
+
+    Models: mm/memory.c:zap_page_range()
+    Context: mmap_sem (read is enough).
+    """
+    yield from tlb_gather_mmu(task, vma.vm_mm)
+    yield from unmap_page_range(task, vma, start, end)
+    yield from tlb_finish_mmu(task, vma.vm_mm)
+
+
+def free_pgtables(
+    task: Task, mm: MmStruct, vmas: list[VmArea], floor: int, ceiling: int
+) -> Steps[None]:
+    """Take the VMAs off their anon_vmas, then free the tables that nothing else uses.
+
+    :param vmas: in address order, off the index already.
+    :param floor: end of the VMA below, 0 if none.
+    :param ceiling: start of the VMA above, 0 if none.
+
+    Models: mm/memory.c:free_pgtables(), SPF v11 12/26
+    Context: mmap_sem (write), or nobody else uses the mm; an open gather.
+    """
+    for nr, vma in enumerate(vmas):
+        # rmap must not find PTEs in tables that are about to go
+        yield from vm_write_begin(task, vma)
+        yield from unlink_anon_vmas(task, vma)
+        yield from vm_write_end(task, vma)
+        yield READ, vma, VM_START
+        start = vma.vm_start
+        yield READ, vma, VM_END
+        end = vma.vm_end
+        top = ceiling
+        if nr + 1 < len(vmas):
+            above = vmas[nr + 1]
+            yield READ, above, VM_START
+            top = above.vm_start
+        yield from free_pgd_range(task, mm, start, end, floor, top)
+
+
+def free_pgd_range(
+    task: Task, mm: MmStruct, start: int, end: int, floor: int, ceiling: int
+) -> Steps[None]:
+    """Free the tables of ``[start, end)`` whose whole span lies in ``[floor, ceiling)``.
+
+    Models: mm/memory.c:free_pgd_range()
+    """
+    top = ceiling or 1 << 48
+    pgd = mm.pgd
+    for pgd_index in range(start >> 39, (end - 1 >> 39) + 1):
+        yield READ, pgd, ENTRY
+        pud = pgd.entries.get(pgd_index)
+        if pud is None:
+            continue
+        base = pgd_index << 39
+        yield from free_pud_range(task, pud, base, max(start, base), end, floor, top)
+        if base >= floor and base + (1 << 39) <= top:
+            yield WRITE, pgd, ENTRY
+            del pgd.entries[pgd_index]
+            task.gather.append(pud)
+
+
+def free_pud_range(
+    task: Task, pud: PageTable, base: int, start: int, end: int, floor: int, top: int
+) -> Steps[None]:
+    """Free the pmd tables of one pud table, where nothing else uses them.
+
+    Models: mm/memory.c:free_pud_range()
+    """
+    last = min(end, base + (1 << 39)) - 1
+    for index in range(start >> 30 & 511, (last >> 30 & 511) + 1):
+        yield READ, pud, ENTRY
+        pmd = pud.entries.get(index)
+        if pmd is None:
+            continue
+        low = base + (index << 30)
+        yield from free_pmd_range(task, pmd, low, max(start, low), end, floor, top)
+        if low >= floor and low + (1 << 30) <= top:
+            yield WRITE, pud, ENTRY
+            del pud.entries[index]
+            task.gather.append(pmd)
+
+
+def free_pmd_range(
+    task: Task, pmd: PageTable, base: int, start: int, end: int, floor: int, top: int
+) -> Steps[None]:
+    """Free the PTE tables of one pmd table, where nothing else uses them.
+
+    Models: mm/memory.c:free_pmd_range(), free_pte_range()
+    """
+    last = min(end, base + (1 << 30)) - 1
+    for index in range(start >> 21 & 511, (last >> 21 & 511) + 1):
+        yield READ, pmd, ENTRY
+        table = pmd.entries.get(index)
+        low = base + (index << 21)
+        if table is None or low < floor or low + PMD_SIZE > top:
+            continue
+        yield WRITE, pmd, ENTRY
+        del pmd.entries[index]
+        task.gather.append(table)
