@@ -1,0 +1,335 @@
+"""What a diff says: verdict, scope, divergence, and the numbers around them.
+
+Plain values only, so that :mod:`spfreplay.report` can tell a result without
+seeing an engine.  *Locked* is the reference, *speculative* the other side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from spfreplay.errors import EXIT_DIVERGED, EXIT_MATCH, EXIT_UNDECIDED
+from spfreplay.trace.events import Event
+from spfreplay.windows import WindowStats
+from spfreplay_reference.contract import Image, Region
+
+MATCH: Final = "MATCH"
+DIVERGED: Final = "DIVERGED"
+UNKNOWN: Final = "UNKNOWN"
+
+#: Ascending: what a MATCH with one of them is worth.
+SCOPES: Final = ("recorded", "sampled", "complete")
+
+RSS_NAMES: Final = ("MM_FILEPAGES", "MM_ANONPAGES", "MM_SWAPENTS", "MM_SHMEMPAGES")
+
+
+class DiffOptions(NamedTuple):
+    """What to compare and how.
+
+    ``first``/``last`` are event numbers, ``pages`` a half-open range of page
+    numbers; they limit what is compared and told, never what is replayed.
+    ``skew`` is in ns.  ``image_every`` is the number of events between two
+    comparisons of all images; 0 = 20000, or as many as there are pages to compare.
+    """
+
+    protocol: str = "spf-v11"
+    file_faults: bool = False
+    speculate_single_threaded: bool = False
+    form: str = "straight"
+    skew: int = 0
+    image_every: int = 0
+    require: str = "recorded"
+    pid: int | None = None
+    pages: tuple[int, int] | None = None
+    first: int | None = None
+    last: int | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Tell whether only a part of the trace is compared."""
+        return (self.pid, self.pages, self.first, self.last) != (None, None, None, None)
+
+
+class NumberedEvent(NamedTuple):
+    """An event and its place in the trace."""
+
+    number: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDifference:
+    """Two answers to one event; for calls also the two return values."""
+
+    event: int
+    locked: int
+    speculative: int
+    locked_value: int | None = None
+    speculative_value: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageDifference:
+    """Two words for one page, first seen after event ``event``.
+
+    ``touched`` are the last operations on that page up to then.
+    """
+
+    mm: int
+    vpn: int
+    locked: int
+    speculative: int
+    event: int = -1
+    touched: tuple[NumberedEvent, ...] = ()
+    touched_before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RegionDifference:
+    """Two mappings (or one and none) at ``addr``."""
+
+    mm: int
+    addr: int
+    locked: Region | None
+    speculative: Region | None
+    event: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class RssDifference:
+    """Two counts of one rss member, in pages."""
+
+    mm: int
+    member: str
+    locked: int
+    speculative: int
+    event: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """How the two images of some address spaces differ; counts are complete."""
+
+    pages: tuple[PageDifference, ...] = ()
+    regions: tuple[RegionDifference, ...] = ()
+    rss: tuple[RssDifference, ...] = ()
+    page_count: int = 0
+    region_count: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.pages or self.regions or self.rss)
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The first event after which the two engines are not equal.
+
+    ``result`` is set where the answers to an event differ, which may be later
+    than ``event``: the damage was done before it was felt.
+    """
+
+    event: NumberedEvent
+    differences: Differences
+    result: ResultDifference | None = None
+    result_event: NumberedEvent | None = None
+    differing_results: int = 0
+
+
+class OutcomeRow(NamedTuple):
+    """How many events came to ``name`` in either engine."""
+
+    name: str
+    locked: int
+    speculative: int
+
+
+class ReasonRow(NamedTuple):
+    """Why faults were not taken speculatively."""
+
+    name: str
+    faults: int
+
+
+class MappingRow(NamedTuple):
+    """The faults of one mapping; ``reason`` is the most frequent one."""
+
+    name: str
+    faults: int
+    speculative: int
+    reason: str
+    reason_faults: int
+
+
+class MismatchRow(NamedTuple):
+    """A call whose computed result is not the recorded one."""
+
+    event: NumberedEvent
+    computed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The counts of a diff, over what was selected."""
+
+    events: int = 0
+    recorded_faults: int = 0
+    needed_faults: int = 0
+    speculative_faults: int = 0
+    calls: int = 0
+    outcomes: tuple[OutcomeRow, ...] = ()
+    reasons: tuple[ReasonRow, ...] = ()
+    skipped: tuple[OutcomeRow, ...] = ()
+    mappings: tuple[MappingRow, ...] = ()
+    images_compared: int = 0
+    pages_compared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiffResult:
+    """Everything that is known about one trace at the end."""
+
+    path: str
+    sha256: str
+    command: tuple[str, ...]
+    options: DiffOptions
+    verdict: str
+    scope: str
+    #: why a MATCH is worth less than it looks, one clause each
+    caps: tuple[str, ...] = ()
+    divergence: Divergence | None = None
+    numbers: Numbers = field(default_factory=Numbers)
+    windows: WindowStats = field(default_factory=WindowStats)
+    mismatches: tuple[MismatchRow, ...] = ()
+    mismatch_count: int = 0
+    #: the same for the speculative engine, where it is not equal
+    speculative_mismatch_count: int = 0
+    health: str = ""
+    findings: tuple[str, ...] = ()
+    expect: str = ""
+    t0: int = 0
+    #: paths of the mapped files, by file id
+    files: tuple[str, ...] = ()
+    interrupted_at: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 4: see conventions on exit codes."""
+        if self.verdict == DIVERGED:
+            return EXIT_DIVERGED
+        if self.verdict == UNKNOWN or not self.suffices:
+            return EXIT_UNDECIDED
+        return EXIT_MATCH
+
+    @property
+    def suffices(self) -> bool:
+        """Tell whether the scope reaches what was asked for."""
+        return SCOPES.index(self.scope) >= SCOPES.index(self.options.require)
+
+
+#: How many pages, regions and operations a report lists.
+LISTED_PAGES: Final = 12
+LISTED_REGIONS: Final = 4
+LISTED_OPERATIONS: Final = 8
+
+
+def compare_images(
+    mm: int,
+    locked: Image,
+    speculative: Image,
+    pages: tuple[int, int] | None = None,
+) -> Differences:
+    """Say how two images of one address space differ.
+
+    :param pages: compare only ``[first, last)`` (page numbers); rss is left
+        out then, for it counts all of them
+    """
+    if locked == speculative:
+        return Differences()
+    found_pages = _page_differences(mm, locked, speculative, pages)
+    found_regions = _region_differences(mm, locked, speculative, pages)
+    rss = () if pages else _rss_differences(mm, locked, speculative)
+    return Differences(
+        tuple(found_pages[:LISTED_PAGES]),
+        tuple(found_regions[:LISTED_REGIONS]),
+        rss,
+        len(found_pages),
+        len(found_regions),
+    )
+
+
+def merge(parts: list[Differences]) -> Differences:
+    """Put the differences of several address spaces together."""
+    return Differences(
+        tuple(page for part in parts for page in part.pages)[:LISTED_PAGES],
+        tuple(region for part in parts for region in part.regions)[:LISTED_REGIONS],
+        tuple(rss for part in parts for rss in part.rss)[:LISTED_REGIONS],
+        sum(part.page_count for part in parts),
+        sum(part.region_count for part in parts),
+    )
+
+
+def _page_differences(
+    mm: int, locked: Image, speculative: Image, pages: tuple[int, int] | None
+) -> list[PageDifference]:
+    if locked.vpns == speculative.vpns and locked.words == speculative.words:
+        return []
+    ours = dict(zip(locked.vpns, locked.words, strict=True))
+    theirs = dict(zip(speculative.vpns, speculative.words, strict=True))
+    low, high = pages or (0, 1 << 52)
+    vpns = {vpn for vpn, _ in ours.items() ^ theirs.items() if low <= vpn < high}
+    return [
+        PageDifference(mm, vpn, ours.get(vpn, 0), theirs.get(vpn, 0)) for vpn in sorted(vpns)
+    ]
+
+
+def _region_differences(
+    mm: int, locked: Image, speculative: Image, pages: tuple[int, int] | None
+) -> list[RegionDifference]:
+    """Return the mappings that only one side has, by address, paired up."""
+    low, high = (pages[0] << 12, pages[1] << 12) if pages else (0, 1 << 64)
+    ours = set(locked.regions) - set(speculative.regions)
+    theirs = set(speculative.regions) - set(locked.regions)
+    left = {region.start: region for region in ours}
+    right = {region.start: region for region in theirs}
+    return [
+        RegionDifference(mm, start, left.get(start), right.get(start))
+        for start in sorted(left.keys() | right.keys())
+        if any(
+            region is not None and region.start < high and low < region.end
+            for region in (left.get(start), right.get(start))
+        )
+    ]
+
+
+def _rss_differences(mm: int, locked: Image, speculative: Image) -> tuple[RssDifference, ...]:
+    return tuple(
+        RssDifference(mm, name, ours, theirs)
+        for name, ours, theirs in zip(RSS_NAMES, locked.rss, speculative.rss, strict=True)
+        if ours != theirs
+    )
+
+
+#: Of an access the abort reason is no part of the comparison: bits 5 to 15.
+_LOW_MASK: Final = bytes(0x1F if op & 0x7F == 1 else 0xFF for op in range(256))
+_HIGH_MASK: Final = bytes(0x00 if op & 0x7F == 1 else 0xFF for op in range(256))
+
+
+def first_difference(ops: bytes, locked: bytes, speculative: bytes, begin: int = 0) -> int:
+    """Return the index of the first event whose answers differ; -1 if none.
+
+    ``locked`` and ``speculative`` are arrays of 32-bit answers as bytes.  They
+    are compared as one big integer, masked where the event is an access: a
+    chunk of 64 k events takes less than a millisecond.
+    """
+    if locked == speculative:
+        return -1
+    mask = bytearray(b"\xff" * (4 * len(ops)))
+    mask[0::4] = ops.translate(_LOW_MASK)
+    mask[1::4] = ops.translate(_HIGH_MASK)
+    unequal = int.from_bytes(locked, "little") ^ int.from_bytes(speculative, "little")
+    unequal &= int.from_bytes(mask, "little")
+    unequal = unequal >> (32 * begin) << (32 * begin)
+    if not unequal:
+        return -1
+    return ((unequal & -unequal).bit_length() - 1) >> 5

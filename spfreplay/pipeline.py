@@ -1,0 +1,149 @@
+"""The product in one page: trace, windows, engines, diff, report.
+
+    trace ──► windows ──► engines ──► diff ──► report
+
+Both engines advance together, chunk by chunk, in the recorded order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from spfreplay.compare import Comparison
+from spfreplay.diff import (
+    DIVERGED,
+    MATCH,
+    UNKNOWN,
+    DiffOptions,
+    DiffResult,
+    Divergence,
+    MismatchRow,
+)
+from spfreplay.engines import (
+    PLAYED_COLUMNS,
+    SKIP_NOT_MODELLED,
+    EngineOptions,
+    Player,
+    Trace,
+    make_engine,
+)
+from spfreplay.locate import Pair, fetch, locate
+from spfreplay.selection import select
+from spfreplay.windows import CUT_COLUMNS, Cutter, WindowStats, earliest_enters
+
+Progress = Callable[[int], None]
+MakePair = Callable[[Trace, DiffOptions], Pair]
+
+_COLUMNS: Final = tuple(dict.fromkeys((*PLAYED_COLUMNS, *CUT_COLUMNS)))
+_LISTED_MISMATCHES: Final = 12
+
+
+def diff_trace(
+    trace: Trace,
+    options: DiffOptions | None = None,
+    *,
+    path: str = "",
+    progress: Progress | None = None,
+    make_pair: MakePair | None = None,
+) -> DiffResult:
+    """Run both engines over ``trace`` and say where they first differ.
+
+    :param progress: called with the number of events done since the last call
+    :param make_pair: builds the two players; for tests that plant bugs
+    :raises ModelError: an engine failed
+    """
+    options = options or DiffOptions()
+    build = make_pair or both_engines
+    cutter = Cutter(earliest_enters(trace), trace.tables.images, options.skew)
+    comparison = Comparison(
+        trace, build(trace, options), select(trace, options), options.image_every
+    )
+    try:
+        for columns in trace.chunks(_COLUMNS):
+            cutter.feed(columns)
+            comparison.feed(columns)
+            if progress:
+                progress(len(columns))
+        comparison.finish()
+    except KeyboardInterrupt:
+        comparison.interrupted = True
+    divergence = first_divergence(trace, options, build, comparison)
+    return conclude(trace, path, options, cutter.finish(), comparison, divergence)
+
+
+def both_engines(trace: Trace, options: DiffOptions) -> Pair:
+    """Build the reference and the protocol under test, each with its player."""
+    tables = trace.tables
+    how = EngineOptions(
+        options.protocol,
+        options.file_faults,
+        options.speculate_single_threaded,
+        options.form,
+    )
+    return (
+        Player(make_engine("locked", tables), tables),
+        Player(make_engine(options.protocol, tables, how), tables),
+    )
+
+
+def first_divergence(
+    trace: Trace, options: DiffOptions, build: MakePair, comparison: Comparison
+) -> Divergence | None:
+    """Find where the difference began that was noticed, if one was."""
+    if comparison.suspect is None:
+        return None
+    found = locate(trace, lambda: build(trace, options), comparison.suspect, options.pages)
+    return replace(found, differing_results=comparison.differing)
+
+
+def conclude(
+    trace: Trace,
+    path: str,
+    options: DiffOptions,
+    windows: WindowStats,
+    comparison: Comparison,
+    divergence: Divergence | None,
+) -> DiffResult:
+    """Give the verdict its scope and say what limits it."""
+    grade, caps_match, findings = trace_health(trace)
+    caps = []
+    if caps_match:
+        caps.append(f"the trace is unhealthy: {grade}")
+    if unmodelled := comparison.tally.skipped(SKIP_NOT_MODELLED):
+        caps.append(f"{unmodelled} operations are not modelled")
+    if comparison.interrupted:
+        caps.append(f"interrupted after {comparison.played} of {trace.events} events")
+    locked, speculative = comparison.pair
+    listed = locked.mismatches[:_LISTED_MISMATCHES]
+    events = fetch(trace, [one.event for one in listed])
+    return DiffResult(
+        path=path,
+        sha256=trace.sha256,
+        command=trace.tables.header.command,
+        options=options,
+        verdict=DIVERGED if divergence else UNKNOWN if caps else MATCH,
+        scope="recorded" if windows.in_wide_windows else "complete",
+        caps=tuple(caps),
+        divergence=divergence,
+        numbers=comparison.tally.numbers(comparison.images, comparison.pages),
+        windows=windows,
+        mismatches=tuple(MismatchRow(events[one.event], one.computed) for one in listed),
+        mismatch_count=locked.mismatch_count,
+        speculative_mismatch_count=speculative.mismatch_count,
+        health=grade,
+        findings=findings,
+        expect=trace.tables.header.expect,
+        t0=trace.tables.header.t0,
+        files=tuple(file.path for file in trace.tables.files),
+        interrupted_at=comparison.played if comparison.interrupted else None,
+    )
+
+
+def trace_health(trace: Trace) -> tuple[str, bool, tuple[str, ...]]:
+    """Return grade, whether it caps a MATCH, and the findings."""
+    from spfreplay.trace.health import check_health
+
+    health = check_health(trace)
+    return str(health.grade), bool(health.caps_match), tuple(map(str, health.findings))
