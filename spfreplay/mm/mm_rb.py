@@ -98,6 +98,14 @@ class VmaIndex:
         at = self._by_start.index(self._key[vma])
         return self._by_start[self._by_start.keys()[at - 1]] if at else None
 
+    def first(self) -> VmArea | None:
+        """Return the lowest VMA, None in an empty address space."""
+        return self._by_start.peekitem(0)[1] if self._by_start else None
+
+    def last(self) -> VmArea | None:
+        """Return the topmost VMA, None in an empty address space."""
+        return self._by_start.peekitem(-1)[1] if self._by_start else None
+
     def _take_live_starts(self) -> None:
         linked = list(self)
         self._by_start.clear()

@@ -82,6 +82,10 @@ TLB: Final = 35
 IRQ: Final = 36
 TASK: Final = 37
 MM: Final = 38
+RB_ROOT: Final = 39  # an anon_vma's interval tree and its counts
+ANON_VMA_REFCOUNT: Final = 40
+F_COUNT: Final = 41
+TOTAL_VM: Final = 42
 
 FIELD_NAMES: Final = (
     "vm_start", "vm_end", "vm_pgoff", "vm_flags", "vm_page_prot", "vm_ops",
@@ -90,5 +94,6 @@ FIELD_NAMES: Final = (
     "page_table_lock", "pmd_lock", "ptl", "entry", "pte", "mm_users", "rss",
     "brk", "map_count", "locked_vm", "def_flags", "content", "page_lock",
     "mapcount", "page_cache", "anon_vma_lock", "i_mmap_lock",
-    "anon_vma_chain", "tlb", "irq", "task", "mm",
+    "anon_vma_chain", "tlb", "irq", "task", "mm", "rb_root", "anon_vma_refcount", "f_count",
+    "total_vm",
 )  # fmt: skip

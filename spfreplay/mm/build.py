@@ -1,0 +1,211 @@
+"""Build the functions of a protocol, with or without its announcements.
+
+The protocol is written once, as generators whose ``yield`` s are the places
+where another CPU may run (:mod:`spfreplay.mm.steps`).  Two forms are built
+from that one source:
+
+*window*
+    the generators themselves, for operations that overlap;
+*straight*
+    the same source with the announcements stripped, for one operation alone:
+    ``yield KIND, obj, FIELD`` goes away, ``yield from f(...)`` becomes a call.
+
+All modules of a protocol are executed in **one namespace**.  Rebuilding a
+single module would leave it calling the unstripped functions of the others,
+and a generator that nobody runs is a true value.  Classes are never rebuilt:
+they live in modules outside the protocol, so that objects of one form are at
+home in the other.  Line numbers and file names are those of the source, and
+tracebacks show it.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import FunctionType
+from typing import Any, Final, Literal
+
+from spfreplay.errors import ModelError
+
+Form = Literal["straight", "window"]
+
+PROTOCOL_MODULES: Final = (
+    "vma",
+    "rmap",
+    "vma_adjust",
+    "mmap",
+    "munmap",
+    "brk",
+    "mprotect",
+    "mremap",
+    "madvise",
+    "mlock",
+    "fork",
+    "pgtable",
+    "tlb",
+    "spf_lock",
+    "huge_memory",
+    "filemap",
+    "memory",
+    "do_fault",
+    "handle_mm_fault",
+    "zap",
+    "change_protection",
+    "move_page_tables",
+    "copy_page_range",
+    "gup",
+    "spf",
+    "fault",
+)
+#: protocol -> the modules that it is made of, in the order they are executed
+PROTOCOLS: Final = {"spf-v11": PROTOCOL_MODULES}
+
+PACKAGE: Final = "spfreplay.mm"
+
+
+class BuildError(ModelError):
+    """The source of a protocol breaks a rule that the two forms rest on."""
+
+
+class Namespace:
+    """The functions and constants of one protocol in one form, as attributes."""
+
+    def __init__(self, name: str, names: dict[str, Any]) -> None:
+        self.__name__ = name
+        self.__dict__.update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        raise BuildError(f"{self.__name__} has no {name}")
+
+    def functions(self) -> dict[str, FunctionType]:
+        """Return the functions that this build made, by name."""
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if isinstance(value, FunctionType) and value.__module__ == self.__name__
+        }
+
+
+@cache
+def build(protocol: str, form: Form) -> Namespace:
+    """Build ``protocol`` in ``form``; the same object on every call.
+
+    :raises BuildError: on an announcement of another shape, a name that two
+        modules define, a class, or an import of what no module defines.
+    """
+    sources = {name: module_path(name) for name in PROTOCOLS[protocol]}
+    trees = {name: ast.parse(path.read_text(), str(path)) for name, path in sources.items()}
+    return link(f"{PACKAGE}.<{protocol} {form}>", trees, form, sources)
+
+
+def module_path(name: str) -> Path:
+    """Return the source file of protocol module ``name``.
+
+    :raises BuildError: if there is none.
+    """
+    spec = find_spec(f"{PACKAGE}.{name}")
+    if spec is None or spec.origin is None:
+        raise BuildError(f"protocol module {PACKAGE}.{name} does not exist")
+    return Path(spec.origin)
+
+
+def link(
+    name: str, trees: dict[str, ast.Module], form: Form, sources: dict[str, Path]
+) -> Namespace:
+    """Execute the modules ``trees`` in one namespace called ``name``."""
+    owners: dict[str, str] = {}
+    wanted: list[tuple[str, str, str]] = []
+    for module, tree in trees.items():
+        wanted += take_out_imports(module, tree, trees)
+        claim_names(module, tree, owners)
+    for module, source, symbol in wanted:
+        if owners.get(symbol) != source:
+            raise BuildError(
+                f"{module} imports {symbol} from {source}, which does not define it"
+            )
+    names: dict[str, Any] = {"__name__": name}
+    for module, tree in trees.items():
+        checked = Strip(module).visit(tree) if form == "straight" else tree
+        code = compile(ast.fix_missing_locations(checked), str(sources[module]), "exec")
+        exec(code, names)
+    names.pop("__builtins__")
+    names.pop("annotations", None)
+    return Namespace(name, names)
+
+
+def take_out_imports(
+    module: str, tree: ast.Module, trees: dict[str, ast.Module]
+) -> list[tuple[str, str, str]]:
+    """Remove imports between protocol modules; return them as (by, from, name)."""
+    wanted = []
+    kept: list[ast.stmt] = []
+    for node in tree.body:
+        if is_type_checking(node):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            package, _, source = node.module.rpartition(".")
+            if package == PACKAGE and source in trees:
+                wanted += [(module, source, alias.name) for alias in node.names]
+                if any(alias.asname for alias in node.names):
+                    raise BuildError(f"{module} renames what it imports from {source}")
+                continue
+        kept.append(node)
+    tree.body = kept
+    return wanted
+
+
+def is_type_checking(node: ast.stmt) -> bool:
+    """Tell whether ``node`` is an ``if TYPE_CHECKING:`` block."""
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+
+
+def claim_names(module: str, tree: ast.Module, owners: dict[str, str]) -> None:
+    """Write down which names ``module`` defines.
+
+    :raises BuildError: if another module defines one of them too.
+    """
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            raise BuildError(f"{module}:{node.lineno}: class {node.name} would be built twice")
+        defined: list[str] = []
+        if isinstance(node, ast.FunctionDef):
+            defined = [node.name]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            defined = [node.target.id]
+        elif isinstance(node, ast.Assign):
+            defined = [each.id for each in node.targets if isinstance(each, ast.Name)]
+        for symbol in defined:
+            owner = owners.setdefault(symbol, module)
+            if owner != module:
+                raise BuildError(f"{symbol} is defined in both {owner} and {module}")
+
+
+class Strip(ast.NodeTransformer):
+    """Take the announcements out of a module."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        if isinstance(node.value, ast.Yield):
+            value = node.value.value
+            if not isinstance(value, ast.Tuple) or len(value.elts) != 3:
+                raise BuildError(f"{self.module}:{node.lineno}: not KIND, obj, FIELD")
+            return ast.copy_location(ast.Pass(), node)
+        return self.generic_visit(node)
+
+    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.AST:
+        if not isinstance(node.value, ast.Call):
+            raise BuildError(
+                f"{self.module}:{node.lineno}: yield from something else than a call"
+            )
+        return self.visit(node.value)  # type: ignore[no-any-return]
+
+    def visit_Yield(self, node: ast.Yield) -> ast.AST:
+        raise BuildError(f"{self.module}:{node.lineno}: a yield that is not a statement")
