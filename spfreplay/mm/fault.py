@@ -6,7 +6,7 @@ freed behind the flush that drops what a CPU may have cached of them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from spfreplay.mm.filemap import cache_file, cache_page
 from spfreplay.mm.handle_mm_fault import handle_mm_fault
@@ -107,7 +107,7 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
     outcome = reason = idle = 0
     while True:
         pte = 0
-        table = None
+        table: Any = None
         pud = mm.pgd.entries.get(address >> 39)
         if pud is not None:
             pmd = pud.entries.get(address >> 30 & 511)

@@ -10,6 +10,7 @@ from array import array
 from typing import Any
 
 from spfreplay.errors import ModelError
+from spfreplay.mm.pgtable import pmd_offset
 from spfreplay.mm.pte import (
     CLASS_ANON,
     HPAGE_PMD_MASK,
@@ -49,6 +50,7 @@ from spfreplay.mm.types import (
     MmStruct,
     PageTable,
     Task,
+    VmArea,
     VmFault,
 )
 from spfreplay_reference.contract import (
@@ -279,3 +281,44 @@ def unmap_compound(task: Task, kernel: Kernel, compound: Compound) -> None:
             task.gather.append(page)
     if not compound.mapcount:
         del kernel.compounds[compound.pfn >> 9]
+
+
+def split_huge_pmd_address(task: Task, mm: MmStruct, address: int) -> Steps[None]:
+    """Split the huge page that ``address`` lies inside of, if there is one.
+
+    Models: mm/huge_memory.c:split_huge_pmd_address()
+    """
+    pmd = yield from pmd_offset(mm, address)
+    if pmd is None:
+        return
+    index = address >> 21 & 511
+    yield READ, pmd, ENTRY
+    entry = pmd.entries.get(index)
+    if entry.__class__ is int:
+        yield from split_huge_pmd(task, mm, pmd, index)
+
+
+def vma_adjust_trans_huge(
+    task: Task, vma: VmArea, start: int, end: int, adjust_next: int
+) -> Steps[None]:
+    """Split the huge pages that the new borders of ``vma`` would cut.
+
+    :param adjust_next: bytes by which the start of the next VMA moves up.
+
+    Models: mm/huge_memory.c:vma_adjust_trans_huge()
+    Context: mmap_sem (write).
+    """
+    mm = vma.vm_mm
+    yield READ, vma, VM_START
+    old_start = vma.vm_start
+    yield READ, vma, VM_END
+    old_end = vma.vm_end
+    for border in (start, end):
+        if border & ~HPAGE_PMD_MASK:
+            haddr = border & HPAGE_PMD_MASK
+            if haddr >= old_start and haddr + HPAGE_PMD_SIZE <= old_end:
+                yield from split_huge_pmd_address(task, mm, border)
+    if adjust_next > 0:
+        border = old_end + adjust_next
+        if border & ~HPAGE_PMD_MASK:
+            yield from split_huge_pmd_address(task, mm, border)

@@ -109,6 +109,16 @@ class Compound:
         self.index = 0  # page lock; of the first subpage
         self.pages: dict[int, Page] = {}  # subpage number -> page
 
+    def share(self) -> None:
+        """Count one more mapping of every subpage, by another address space."""
+        self.mapcount += 1
+        self.anon_exclusive = False
+        for page in self.pages.values():
+            if page.refcount:
+                page.mapcount += 1
+                page.refcount += 1
+                page.anon_exclusive = False
+
 
 class PageTable:
     """One page-table page.  Levels: 4 pgd, 3 pud, 2 pmd, 1 pte.

@@ -1,0 +1,243 @@
+"""The state of an address space in the contract's words, and back.
+
+Plain functions: they run where no operation of the protocol is under way.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from spfreplay.mm.filemap import cache_content, cache_file
+from spfreplay.mm.pgtable import pfn_to_page
+from spfreplay.mm.pte import (
+    CLASS_ANON,
+    CLASS_CACHE,
+    CLASS_NOPAGE,
+    PTE_CLASS_SHIFT,
+    ZERO_PTE,
+    pte_page_bits,
+)
+from spfreplay.mm.types import (
+    GENERIC_FILE_VM_OPS,
+    PAGE_ACCESSED,
+    PAGE_DIRTY,
+    PAGE_RW,
+    PAGE_SPECIAL,
+    PFN_CACHE,
+    PFN_INITIAL,
+    PFN_NOPAGE,
+    PTE_PFN_SHIFT,
+    SHMEM_VM_OPS,
+    SPECIAL_MAPPING_VMOPS,
+    File,
+    Kernel,
+    MmStruct,
+    Page,
+    PageTable,
+    VmArea,
+)
+from spfreplay_reference.contract import (
+    CONTENT_INITIAL,
+    CONTENT_SHIFT,
+    FILE_ANON,
+    FILE_PFNMAP,
+    FILE_REG,
+    FILE_SHMEM,
+    KIND_ANON,
+    KIND_FILE,
+    KIND_MASK,
+    KIND_ZERO,
+    PG_DIRTY,
+    PG_HUGE,
+    PG_SHARED,
+    PG_WRITE,
+    FileFacts,
+    Image,
+    InitialImage,
+    Region,
+)
+
+
+def file_from_facts(facts: FileFacts) -> File:
+    """Make the ``struct file`` of a mapped file, its cache as the facts describe it."""
+    if facts.kind == FILE_REG:
+        vm_ops = GENERIC_FILE_VM_OPS
+    elif facts.kind == FILE_SHMEM:
+        vm_ops = SHMEM_VM_OPS
+    else:
+        vm_ops = SPECIAL_MAPPING_VMOPS
+    file = File(facts.id, facts, vm_ops)
+    for first, pages in facts.absent:
+        file.absent.update(range(first, first + pages))
+    for first, pages in facts.folios:
+        add_folio(file, first, pages)
+    return file
+
+
+def add_folio(file: File, first: int, pages: int) -> None:
+    """Record a large folio of the page cache."""
+    if pages > 1:
+        file.folios.update(dict.fromkeys(range(first, first + pages), (first, pages)))
+
+
+def word_of_pte(kernel: Kernel, pte: int, huge: int) -> int:
+    """Return the canonical word of a PTE, 0 for one that pagemap does not show."""
+    pte_class = pte >> PTE_CLASS_SHIFT
+    if pte_class == CLASS_NOPAGE:
+        return 0
+    bits = pte_page_bits(pte) | huge
+    content = 0
+    if pte_class == CLASS_ANON:
+        page = kernel.mem_map.get(pte >> PTE_PFN_SHIFT)
+        if page is not None:
+            mapcount, content = page.mapcount, page.content
+        elif huge:  # an implied subpage: asking must not bring it to be
+            mapcount = kernel.compounds[pte >> PTE_PFN_SHIFT >> 9].mapcount
+        else:
+            mapcount = pfn_to_page(kernel, pte >> PTE_PFN_SHIFT).mapcount
+        if mapcount > 1:
+            bits |= PG_SHARED
+    elif pte_class == CLASS_CACHE:
+        pfn = pte >> PTE_PFN_SHIFT
+        content = cache_content(cache_file(kernel, pfn), pfn)
+    return bits | content << CONTENT_SHIFT
+
+
+def page_word(mm: MmStruct, vpn: int) -> int:
+    """Return the canonical word of page ``vpn``, 0 if nothing is mapped there."""
+    entry = pmd_entry(mm, vpn)
+    if entry is None:
+        return 0
+    slot = vpn & 511
+    if isinstance(entry, int):
+        return word_of_pte(mm.kernel, huge_subpage(entry, slot), PG_HUGE)
+    pte = entry.pte[slot]
+    return word_of_pte(mm.kernel, pte, 0) if pte else 0
+
+
+def pmd_entry(mm: MmStruct, vpn: int) -> PageTable | int | None:
+    """Return what the PMD entry above ``vpn`` holds."""
+    pud = mm.pgd.entries.get(vpn >> 27)
+    pmd = pud.entries.get(vpn >> 18 & 511) if pud is not None else None
+    entry: PageTable | int | None = pmd.entries.get(vpn >> 9 & 511) if pmd is not None else None
+    return entry
+
+
+def huge_subpage(word: int, slot: int) -> int:
+    """Return the PTE that a huge PMD stands for in its page ``slot``."""
+    if word >> PTE_CLASS_SHIFT == CLASS_ANON:
+        return word + (slot << PTE_PFN_SHIFT)
+    return word
+
+
+def mm_pages(mm: MmStruct) -> tuple[array[int], array[int]]:
+    """Return every mapped page that pagemap would show: vpns ascending, their words."""
+    vpns: array[int] = array("Q")
+    words: array[int] = array("Q")
+    kernel = mm.kernel
+    for pgd_index, pud in sorted(mm.pgd.entries.items()):
+        for pud_index, pmd in sorted(pud.entries.items()):
+            for pmd_index, entry in sorted(pmd.entries.items()):
+                base = pgd_index << 27 | pud_index << 18 | pmd_index << 9
+                huge = PG_HUGE if isinstance(entry, int) else 0
+                if not huge and not entry.used:
+                    continue
+                for slot in range(512):
+                    pte = huge_subpage(entry, slot) if huge else entry.pte[slot]
+                    word = word_of_pte(kernel, pte, huge) if pte else 0
+                    if word:
+                        vpns.append(base | slot)
+                        words.append(word)
+    return vpns, words
+
+
+def vma_region(vma: VmArea) -> Region:
+    """Return a VMA as a line of /proc/PID/maps."""
+    file = vma.vm_file
+    number = FILE_ANON if file is None or file.anon_shared else file.number
+    return Region(
+        vma.vm_start,
+        vma.vm_end,
+        vma.vm_flags,
+        number,
+        0 if file is None else vma.vm_pgoff,
+        vma.anon_vma is not None,
+    )
+
+
+def mm_regions(mm: MmStruct) -> tuple[Region, ...]:
+    """Return all VMAs in address order."""
+    return tuple(vma_region(vma) for vma in mm.mm_rb)
+
+
+def mm_image(mm: MmStruct) -> Image:
+    """Return the canonical state of ``mm``."""
+    vpns, words = mm_pages(mm)
+    rss = (mm.rss_file, mm.rss_anon, mm.rss_swap, mm.rss_shmem)
+    return Image(mm_regions(mm), vpns, words, rss)
+
+
+def install_initial_pages(mm: MmStruct, image: InitialImage) -> None:
+    """Map the pages that exec, or the time before the trace, left in ``mm``.
+
+    Context: the VMAs are linked; nobody else knows the mm yet.
+    """
+    for vpn, bits in image.pages:
+        vma = mm.mm_rb.find(vpn << 12)
+        if vma is None or vma.vm_start > vpn << 12:
+            continue
+        pte = initial_pte(mm, vma, vpn, bits)
+        if not pte:
+            continue
+        table = leaf_of(mm, vpn)
+        if not table.pte[vpn & 511]:
+            table.used += 1
+        table.pte[vpn & 511] = pte
+
+
+def leaf_of(mm: MmStruct, vpn: int) -> PageTable:
+    """Return the PTE table of ``vpn``, made where it is missing."""
+    table = mm.pgd
+    for shift in (27, 18, 9):
+        index = vpn >> shift & 511
+        lower = table.entries.get(index)
+        if lower is None:
+            lower = table.entries[index] = PageTable(table.level - 1)
+        table = lower
+    return table
+
+
+def initial_pte(mm: MmStruct, vma: VmArea, vpn: int, bits: int) -> int:
+    """Return the PTE of an initial page and count it; 0 for a kind that has none."""
+    kernel = mm.kernel
+    kind = bits & KIND_MASK
+    flags = vma.vm_page_prot | PAGE_ACCESSED
+    if bits & PG_WRITE:
+        flags |= PAGE_RW
+    if bits & PG_DIRTY:
+        flags |= PAGE_DIRTY
+    if kind == KIND_ZERO:
+        return ZERO_PTE | vma.vm_page_prot
+    if kind == KIND_ANON:
+        page = Page(PFN_INITIAL | kernel.initial_frames, CONTENT_INITIAL | vpn)
+        kernel.initial_frames += 1
+        page.mapcount = 1
+        page.anon_vma = vma.anon_vma
+        page.index = vma.vm_pgoff + vpn - (vma.vm_start >> 12)
+        kernel.mem_map[page.pfn] = page
+        mm.rss_anon += 1
+        return page.pfn << PTE_PFN_SHIFT | flags
+    file = vma.vm_file
+    if kind != KIND_FILE or file is None:
+        return 0
+    index = vma.vm_pgoff + vpn - (vma.vm_start >> 12)
+    if file.anon_shared and index not in file.cache:
+        file.cache[index] = Page(PFN_CACHE | file.number << 31 | index, 0)
+    file_kind = file.facts.kind
+    if file_kind == FILE_PFNMAP:
+        return (PFN_NOPAGE | file.number << 31 | index) << PTE_PFN_SHIFT | flags | PAGE_SPECIAL
+    if file_kind == FILE_SHMEM:
+        mm.rss_shmem += 1
+    else:
+        mm.rss_file += 1
+    return (PFN_CACHE | file.number << 31 | index) << PTE_PFN_SHIFT | flags

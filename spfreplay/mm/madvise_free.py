@@ -1,0 +1,96 @@
+"""MADV_FREE's walk: the pages stay, but nobody would miss them."""
+
+from __future__ import annotations
+
+from spfreplay.mm.huge_memory import is_mapped_once, split_huge_pmd
+from spfreplay.mm.pgtable import pmd_offset
+from spfreplay.mm.pte import CLASS_ANON, HPAGE_PMD_SIZE, PMD_MASK, PMD_SIZE, PTE_CLASS_SHIFT
+from spfreplay.mm.steps import (
+    ENTRY,
+    LOCK,
+    PMD_LOCK,
+    PTE,
+    PTL,
+    READ,
+    UNLOCK,
+    WRITE,
+    Steps,
+)
+from spfreplay.mm.types import (
+    PAGE_ACCESSED,
+    PAGE_DIRTY,
+    PTE_PFN_SHIFT,
+    MmStruct,
+    PageTable,
+    Task,
+    VmArea,
+)
+
+
+def madvise_free_page_range(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]:
+    """Clear accessed and dirty of the anonymous pages of ``[start, end)``.
+
+    Models: mm/madvise.c:madvise_free_pte_range()
+    Context: mmap_sem (read), a write section of ``vma``.
+    """
+    mm = vma.vm_mm
+    while start < end:
+        next_start = min((start & PMD_MASK) + PMD_SIZE, end)
+        pmd = yield from pmd_offset(mm, start)
+        if pmd is None:
+            start = (start >> 30) + 1 << 30
+            continue
+        yield READ, pmd, ENTRY
+        entry = pmd.entries.get(start >> 21 & 511)
+        if entry.__class__ is int:
+            entry = yield from madvise_free_huge_pmd(task, mm, pmd, start, next_start)
+        if entry is not None:
+            slot = start >> 12 & 511
+            yield from clean_ptes(task, entry, slot, slot + (next_start - start >> 12))
+        start = next_start
+
+
+def clean_ptes(task: Task, table: PageTable, slot: int, last: int) -> Steps[None]:
+    """Clean the PTEs ``[slot, last)`` of one table under its PTL."""
+    yield LOCK, table, PTL
+    table.ptl.lock(task)
+    for i in range(slot, last):
+        yield READ, table, PTE
+        pte = table.pte[i]
+        if not pte or pte >> PTE_CLASS_SHIFT != CLASS_ANON:
+            continue
+        if pte & (PAGE_ACCESSED | PAGE_DIRTY):
+            yield WRITE, table, PTE
+            table.pte[i] = pte & ~(PAGE_ACCESSED | PAGE_DIRTY)
+    yield UNLOCK, table, PTL
+    table.ptl.unlock(task)
+
+
+def madvise_free_huge_pmd(
+    task: Task, mm: MmStruct, pmd: PageTable, start: int, end: int
+) -> Steps[PageTable | None]:
+    """Clean a huge page; if only part is meant, split it and return its table.
+
+    A huge page that others map too is left alone.
+
+    Models: mm/huge_memory.c:madvise_free_huge_pmd()
+    """
+    index = start >> 21 & 511
+    yield LOCK, pmd, PMD_LOCK
+    pmd.ptl.lock(task)
+    yield READ, pmd, ENTRY
+    word = pmd.entries.get(index)
+    alone = False
+    if word is not None and word.__class__ is int and word >> PTE_CLASS_SHIFT == CLASS_ANON:
+        alone = is_mapped_once(mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9])
+        if alone and end - start == HPAGE_PMD_SIZE:
+            yield WRITE, pmd, ENTRY
+            pmd.entries[index] = word & ~(PAGE_ACCESSED | PAGE_DIRTY)
+    yield UNLOCK, pmd, PMD_LOCK
+    pmd.ptl.unlock(task)
+    if not alone or end - start == HPAGE_PMD_SIZE:
+        return None
+    yield from split_huge_pmd(task, mm, pmd, index)
+    yield READ, pmd, ENTRY
+    table: PageTable | None = pmd.entries.get(index)
+    return table

@@ -1,0 +1,141 @@
+"""mremap's walk: move the PTEs of a range to another place.
+
+The TLB is flushed under the PTL where a dirty page moved, else once at the
+end; frames stay what they are.
+"""
+
+from __future__ import annotations
+
+from spfreplay.mm.huge_memory import split_huge_pmd
+from spfreplay.mm.pgtable import pmd_alloc, pmd_offset, pte_alloc
+from spfreplay.mm.pte import HPAGE_PMD_SIZE, PMD_MASK, PMD_SIZE, PTE_PRESENT
+from spfreplay.mm.steps import ENTRY, LOCK, PMD_LOCK, PTE, PTL, READ, UNLOCK, WRITE, Steps
+from spfreplay.mm.tlb import flush_tlb_range
+from spfreplay.mm.types import PAGE_DIRTY, PageTable, Task, VmArea
+
+
+def move_page_tables(
+    task: Task, vma: VmArea, old_addr: int, new_vma: VmArea, new_addr: int, length: int
+) -> Steps[int]:
+    """Move the PTEs of ``[old_addr, old_addr + length)``; return the bytes moved.
+
+    Models: mm/mremap.c:move_page_tables()
+    Context: mmap_sem (write), write sections of both VMAs.
+    """
+    mm = vma.vm_mm
+    first = old_addr
+    end = old_addr + length
+    moved_any = False
+    while old_addr < end:
+        # a piece lies in one PTE table on both sides
+        extent = min(
+            (old_addr & PMD_MASK) + PMD_SIZE - old_addr,
+            (new_addr & PMD_MASK) + PMD_SIZE - new_addr,
+            end - old_addr,
+        )
+        pmd = yield from pmd_offset(mm, old_addr)
+        entry = None
+        index = old_addr >> 21 & 511
+        if pmd is not None:
+            yield READ, pmd, ENTRY
+            entry = pmd.entries.get(index)
+        if pmd is not None and entry is not None:
+            new_pmd = yield from pmd_alloc(task, mm, new_addr)
+            new_index = new_addr >> 21 & 511
+            done = False
+            if entry.__class__ is int:
+                if extent == HPAGE_PMD_SIZE:
+                    done = yield from move_huge_pmd(task, pmd, index, new_pmd, new_index)
+                if not done:
+                    yield from split_huge_pmd(task, mm, pmd, index)
+                moved_any = True
+            if not done:
+                yield from pte_alloc(task, new_pmd, new_index)
+                yield READ, pmd, ENTRY
+                old_table = pmd.entries[index]
+                yield READ, new_pmd, ENTRY
+                new_table = new_pmd.entries[new_index]
+                moved = yield from move_ptes(
+                    task, vma, old_table, old_addr, new_table, new_addr, extent
+                )
+                moved_any = moved_any or moved
+        old_addr += extent
+        new_addr += extent
+    if moved_any:
+        yield from flush_tlb_range(task, vma, first, end)
+    return length
+
+
+def move_ptes(
+    task: Task,
+    vma: VmArea,
+    old_table: PageTable,
+    old_addr: int,
+    new_table: PageTable,
+    new_addr: int,
+    extent: int,
+) -> Steps[bool]:
+    """Move the PTEs of one piece under both PTLs; tell whether a flush is still due.
+
+    Models: mm/mremap.c:move_ptes()
+    """
+    old_slot = old_addr >> 12 & 511
+    new_slot = new_addr >> 12 & 511
+    yield LOCK, old_table, PTL
+    old_table.ptl.lock(task)
+    if new_table is not old_table:
+        yield LOCK, new_table, PTL
+        new_table.ptl.lock(task)
+    force_flush = moved = False
+    for i in range(extent >> 12):
+        yield READ, old_table, PTE
+        pte = old_table.pte[old_slot + i]
+        if not pte:
+            continue
+        yield WRITE, old_table, PTE
+        old_table.pte[old_slot + i] = 0
+        old_table.used -= 1
+        # once moved, nobody would flush the old address for this page
+        force_flush = force_flush or (pte & PTE_PRESENT != 0 and pte & PAGE_DIRTY != 0)
+        moved = True
+        yield WRITE, new_table, PTE
+        new_table.pte[new_slot + i] = pte
+        new_table.used += 1
+    if force_flush:
+        yield from flush_tlb_range(task, vma, old_addr, old_addr + extent)
+    if new_table is not old_table:
+        yield UNLOCK, new_table, PTL
+        new_table.ptl.unlock(task)
+    yield UNLOCK, old_table, PTL
+    old_table.ptl.unlock(task)
+    return moved and not force_flush
+
+
+def move_huge_pmd(
+    task: Task, pmd: PageTable, index: int, new_pmd: PageTable, new_index: int
+) -> Steps[bool]:
+    """Move a huge page whole, if it still is one and its new place is free.
+
+    Models: mm/huge_memory.c:move_huge_pmd()
+    """
+    yield LOCK, pmd, PMD_LOCK
+    pmd.ptl.lock(task)
+    if new_pmd is not pmd:
+        yield LOCK, new_pmd, PMD_LOCK
+        new_pmd.ptl.lock(task)
+    yield READ, pmd, ENTRY
+    word = pmd.entries.get(index)
+    yield READ, new_pmd, ENTRY
+    new_entry = new_pmd.entries.get(new_index)
+    moves = word.__class__ is int and new_entry is None
+    if moves:
+        yield WRITE, pmd, ENTRY
+        del pmd.entries[index]
+        yield WRITE, new_pmd, ENTRY
+        new_pmd.entries[new_index] = word
+    if new_pmd is not pmd:
+        yield UNLOCK, new_pmd, PMD_LOCK
+        new_pmd.ptl.unlock(task)
+    yield UNLOCK, pmd, PMD_LOCK
+    pmd.ptl.unlock(task)
+    return moves
