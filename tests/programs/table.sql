@@ -1,0 +1,1 @@
+create table t(a integer, b text); with recursive n(i) as (select 1 union all select i+1 from n where i<8000) insert into t select i, hex(randomblob(20)) from n; create index x on t(b); delete from t where a%3=0; select count(*) from t where b like 'A%'; vacuum;
