@@ -77,7 +77,8 @@ class Side:
 class Session:
     """A program being judged, inside its own process."""
 
-    def __init__(self, make_engine, profile, base, count):
+    def __init__(self, make_engine, profile, base, count, strict):
+        self.every = (1, 1) if strict else (FLAGS_EVERY, CONTENTS_EVERY)
         self.span = (base, base + profile.pages * 4096)
         self.values = live.Values(count + 2)
         self.files = live.Files() if profile.files else None
@@ -115,7 +116,7 @@ class Session:
         args = list(op.args)
         model = [signed(a) for a in args]
         if op.name == "mmap":
-            args[4] = self.files.fds[args[4]] if args[4] >= 0 else -1
+            args[4] = self.files.descriptor(args[4], *args[2:4]) if args[4] >= 0 else -1
             args[5] <<= 12
         elif op.name == "mprotect":
             args.pop()
@@ -218,9 +219,9 @@ class Session:
                 return "maps", tuple(who + line for line in found)
             if found := self.pages(side):
                 return "pages", tuple(who + line for line in found)
-            if number % FLAGS_EVERY == 0 and (found := self.flags(side)):
+            if number % self.every[0] == 0 and (found := self.flags(side)):
                 return "flags", tuple(who + line for line in found)
-            if number % CONTENTS_EVERY == 0 and (found := self.contents(side)):
+            if number % self.every[1] == 0 and (found := self.contents(side)):
                 return "content", tuple(who + line for line in found)
         self.checked += 1
         return None
@@ -312,13 +313,13 @@ def page_text(bits):
     return " ".join(parts)
 
 
-def _run(make_engine, profile, base, ops, progress):
+def _run(make_engine, profile, base, ops, strict, progress):
     """Do the program in this process; return what :func:`run` returns."""
     session = None
     try:
         gc.disable()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        session = Session(make_engine, profile, base, len(ops))
+        session = Session(make_engine, profile, base, len(ops), strict)
         for step, op in enumerate(ops):
             progress[:4] = step.to_bytes(4, "little")
             found = session.step(step, op)
@@ -331,15 +332,19 @@ def _run(make_engine, profile, base, ops, progress):
         return Mismatch(step, "engine", lines), session.checked if session else 0
 
 
-def run(make_engine, profile, base, ops, timeout=120):
-    """Judge one program; return (Mismatch or None, operations checked)."""
+def run(make_engine, profile, base, ops, strict=False, timeout=120):
+    """Judge one program; return (Mismatch or None, operations checked).
+
+    ``strict`` compares flags and contents after every operation too.
+    """
     progress = mmap.mmap(-1, 4096)
     result = os.memfd_create("result")
     pid = os.fork()
     if pid == 0:
         try:
             os.setpgid(0, 0)
-            os.write(result, pickle.dumps(_run(make_engine, profile, base, ops, progress)))
+            answer = _run(make_engine, profile, base, ops, strict, progress)
+            os.write(result, pickle.dumps(answer))
         finally:
             os._exit(0)
     handle = os.pidfd_open(pid)

@@ -26,7 +26,7 @@ def engine_class(name):
     return getattr(importlib.import_module(module), attribute)
 
 
-def judge(make_engine, profile_name, seed, count):
+def judge(make_engine, profile_name, seed, count, without=()):
     """Judge the program of ``seed``; a disagreement counts if it happens twice.
 
     The kernel has a life of its own (writeback, khugepaged, the interpreter's
@@ -34,7 +34,7 @@ def judge(make_engine, profile_name, seed, count):
     """
     profile = PROFILES[profile_name]
     generator = Generator(seed, profile)
-    ops = generator.program(count)
+    ops = [op for op in generator.program(count) if op.name not in without]
     found, checked = run(make_engine, profile, generator.base, ops)
     if found:
         again, _ = run(make_engine, profile, generator.base, ops)
@@ -56,7 +56,7 @@ def shrink(make_engine, profile_name, base, ops, found, deadline=60.0):
         at = 0
         while at < len(ops) and time.monotonic() < end:
             fewer = ops[:at] + ops[at + size :]
-            result = fewer and run(make_engine, profile, base, fewer, timeout=20)[0]
+            result = fewer and run(make_engine, profile, base, fewer, True, 20)[0]
             if result and result.what == found.what:
                 ops, found = fewer[: result.step + 1], result
             else:
@@ -96,6 +96,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="that many, from --seed on")
     parser.add_argument("--ops", type=int, default=1000)
+    parser.add_argument("--without", nargs="*", default=(), help="leave out these calls")
     parser.add_argument("--shrink", action="store_true")
     parser.add_argument("--keep-going", action="store_true")
     options = parser.parse_args()
@@ -104,7 +105,9 @@ def main():
     make_engine = engine_class(options.engine)
     total, bad, start = 0, 0, time.monotonic()
     for seed in range(options.seed, options.seed + options.seeds):
-        found, checked, ops, base = judge(make_engine, options.profile, seed, options.ops)
+        found, checked, ops, base = judge(
+            make_engine, options.profile, seed, options.ops, options.without
+        )
         total += checked
         if found:
             bad += 1

@@ -25,16 +25,17 @@ from spfreplay_reference.contract import (
     KIND_FILE,
     KIND_SWAP,
     KIND_ZERO,
+    MAP_SHARED,
     PG_HUGE,
     PG_SHARED,
+    PROT_WRITE,
     FileFacts,
     KernelProfile,
 )
 
 SYS_MMAP, SYS_MPROTECT, SYS_MUNMAP, SYS_MREMAP, SYS_MADVISE = 9, 10, 11, 25, 28
 SYS_MLOCK, SYS_MUNLOCK, SYS_MLOCK2 = 149, 150, 325
-SYS_PREAD, SYS_PWRITE, SYS_GETRUSAGE = 17, 18, 98
-RUSAGE_THREAD = 1
+SYS_PREAD, SYS_PWRITE = 17, 18
 PAGEMAP_SCAN = 0xC0606610
 #: PAGEMAP_SCAN categories
 SCAN_FILE, SCAN_PRESENT, SCAN_SWAPPED, SCAN_PFNZERO, SCAN_HUGE = 4, 8, 16, 32, 64
@@ -47,8 +48,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.argtypes = [ctypes.c_long] * 7
 _syscall.restype = ctypes.c_long
-_word = ctypes.c_uint64.from_address
-_routine = ctypes.CFUNCTYPE(None)
 
 
 def syscall(number, a0=0, a1=0, a2=0, a3=0, a4=0, a5=0):
@@ -122,10 +121,18 @@ class Files:
                     page = struct.pack("<Q", CONTENT_FILE | facts.id << 31 | index)
                     page = page.ljust(RET_OFFSET, b"\0") + b"\xc3"
                     os.pwrite(fd, page, index * 4096)
+        # An engine takes a shared mapping made without PROT_WRITE for one of a file
+        # opened for reading: the call does not tell.  So it is one.
+        self.readers = tuple(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY) for fd in self.fds)
         # Nothing may evict them while they are judged.
         self._pin = mmap.mmap(self.fds[0], 0, prot=mmap.PROT_READ)
         for offset in range(0, self.facts[0].size, 4096):
             self._pin[offset]
+
+    def descriptor(self, file_id, prot, flags):
+        """Return the file descriptor to map the file with."""
+        readable = flags & MAP_SHARED and not prot & PROT_WRITE
+        return (self.readers if readable else self.fds)[file_id]
 
     def in_hole(self, file_id, index):
         """Whether the page had no content in the file at the start."""
@@ -146,63 +153,87 @@ class Values:
         return struct.unpack_from("<Q", self._view)[0]
 
 
+class Touch:
+    """Machine code that touches memory between two getrusage calls.
+
+    From Python the interpreter's own page faults (copy on write after a fork,
+    above all) would be counted too.  One page of code and one of parameters:
+
+        word 0..4  number and arguments of a system call, or 1 = address, 2 = value
+        word 7     result             word 8, 9  addresses of the two answers
+    """
+
+    _GETRUSAGE = "b862000000 bf01000000 488b73{:02x} 0f05"
+    _ENTER = "53 4889fb" + _GETRUSAGE.format(0x40)
+    _LEAVE = "48894338" + _GETRUSAGE.format(0x48) + "5bc3"
+    _BODIES = (
+        "488b03 488b7b08 488b7310 488b5318 4c8b5320 4531c0 4531c9 0f05",  # system call
+        "488b4308 488b00",  # load
+        "488b4308 488b4b10 488908",  # store
+        "ff5308 31c0",  # run
+    )
+
+    def __init__(self):
+        code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        data = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._keep = code, data
+        start = ctypes.addressof(ctypes.c_char.from_buffer(code))
+        self.routines = []
+        for body in self._BODIES:
+            at = code.tell()
+            code.write(bytes.fromhex(self._ENTER + body + self._LEAVE))
+            self.routines.append(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(start + at))
+        self.at = ctypes.addressof(ctypes.c_char.from_buffer(data))
+        self.words = (ctypes.c_uint64 * 512).from_address(self.at)
+        self.words[8], self.words[9] = self.at + 512, self.at + 1024
+
+    def __call__(self, kind, *parameters):
+        """Return (result as a pattern, faults taken meanwhile)."""
+        words = self.words
+        words[: len(parameters)] = parameters
+        self.routines[kind](self.at)
+        # ru_minflt and ru_majflt
+        return words[7], words[136] + words[137] - words[72] - words[73]
+
+
 class Local:
     """This process as the live kernel's subject."""
 
-    def __init__(self, values, fds):
+    def __init__(self, values, fds, touch=None):
         self.values = values
         self.fds = fds
         self.pid = os.getpid()
-        self.rusage = ctypes.create_string_buffer(144)
-        self.rusage_at = ctypes.addressof(self.rusage)
-        self.faults_word = _word(self.rusage_at + 64)
-        self.scratch = ctypes.create_string_buffer(8)
+        self._touch = touch or Touch()
 
     def call(self, number, *args):
         return syscall(number, *args)
 
-    def faults(self):
-        """Minor faults of this thread so far."""
-        _syscall(SYS_GETRUSAGE, RUSAGE_THREAD, self.rusage_at, 0, 0, 0, 0)
-        return self.faults_word.value
-
     def touch(self, how, addr, value):
-        """Touch ``addr``; return (0 or -errno, word loaded or 0, faults taken).
+        """Touch ``addr``; return (0 or -errno, word loaded or stored, faults taken).
 
         ``how`` is (direct, write, execute) as bits 2, 1, 0.
         """
         values = self.values
-        # Once on our own memory first: what Python itself faults in is done then.
-        self._touch(how & 2, ctypes.addressof(self.scratch), values, value)
-        self.faults()
-        before = self.faults()
-        ret, word = self._touch(how, addr, values, value)
-        return ret, word, self.faults() - before
-
-    @staticmethod
-    def _touch(how, addr, values, value):
         if how & 4:
-            if how & 2:
-                _word(addr).value = value
-                return 0, value
             if how & 1:
-                _routine((addr & ~0xFFF) + RET_OFFSET)()
-                return 0, 0
-            return 0, _word(addr).value
+                word, faults = self._touch(3, 0, (addr & ~0xFFF) + RET_OFFSET)
+            else:
+                word, faults = self._touch(how & 2 or 1, 0, addr, value)
+            return 0, value if how & 2 else word, faults
         if how & 2:
-            ret = _syscall(SYS_PREAD, values.source, addr, 8, 8 * value, 0, 0)
+            ret, faults = self._touch(0, SYS_PREAD, values.source, addr, 8, 8 * value)
         else:
-            ret = _syscall(SYS_PWRITE, values.sink, addr, 8, 0, 0, 0)
+            ret, faults = self._touch(0, SYS_PWRITE, values.sink, addr, 8, 0)
         if ret == 8:
-            return 0, value if how & 2 else values.loaded()
-        return (-ctypes.get_errno() if ret == -1 else ret), 0
+            return 0, value if how & 2 else values.loaded(), faults
+        return ret - (1 << 64) if ret >> 63 else ret, 0, faults
 
     def fork(self, link):
         """Fork a child that obeys ``link``; return its pid."""
         pid = os.fork()
         if pid == 0:
             try:
-                obey(link, Local(self.values, self.fds))
+                obey(link, Local(self.values, self.fds, self._touch))
             finally:
                 os._exit(0)
         return pid
