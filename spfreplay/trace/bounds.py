@@ -48,7 +48,9 @@ MAX_MMS: Final = 1 << 22
 MAX_TID: Final = 1 << 22  # PID_MAX_LIMIT
 MAX_CPUS: Final = 1 << 16
 MAX_STRING: Final = 1 << 16
-MAX_TEXT: Final = 256 << 20  # bytes of a trace in text form
+MAX_TEXT: Final = 512 << 20  # bytes of a trace in text form
+MAX_TEXT_EVENTS: Final = 1 << 22  # its events are held in memory: 400 MiB
+MAX_TEXT_LINE: Final = 1 << 20
 #: Bytes accepted from a pipe: they go to a temporary file first.
 MAX_PIPE: Final = 4 << 30
 
