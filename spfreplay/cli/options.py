@@ -1,0 +1,178 @@
+"""What verbs share: how to talk, where to write, how to read a number."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from spfreplay.errors import CannotError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Over several traces the first of these that occurred is the exit code.
+EXIT_ORDER: Final = (70, 130, 1, 3, 4, 5, 0)
+
+HEARTBEAT: Final = 10.0  # seconds
+
+_NS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+
+
+def talking(command: F) -> F:
+    """Add ``-q``, ``-v`` and ``--color``."""
+    for option in (
+        click.option(
+            "--color",
+            type=click.Choice(["auto", "always", "never"]),
+            default="auto",
+            help="Colour the verdict; NO_COLOR is honoured.",
+        ),
+        click.option("-v", "--verbose", is_flag=True, help="Say more; tracebacks."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+    ):
+        command = option(command)
+    return command
+
+
+def writing(command: F) -> F:
+    """Add ``--format``, ``-o`` and ``--bisect``."""
+    for option in (
+        click.option(
+            "--bisect", is_flag=True, help="Exit 125 for 3, 4 and 5, as git bisect run wants."
+        ),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Write there instead of stdout.",
+        ),
+        click.option(
+            "--format",
+            "form",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="How to tell it.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def traces(command: F) -> F:
+    """Add the argument TRACE..."""
+    return click.argument("paths", metavar="TRACE...", nargs=-1, required=True)(command)
+
+
+def use_colour(choice: str, output: Path | None) -> bool:
+    """Decide about colour: asked for, or a terminal that nobody silenced."""
+    if choice != "auto" or output is not None:
+        return choice == "always"
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def emit(text: str, output: Path | None) -> None:
+    """Write the result to stdout or, whole or not at all, to a file.
+
+    :raises CannotError: the file cannot be written
+    """
+    if output is None:
+        click.echo(text, nl=False, color=True)
+        return
+    try:
+        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, output)
+    except OSError as error:
+        raise CannotError(f"{output}: cannot be written: {error.strerror}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def exit_code(codes: list[int], bisect: bool = False) -> int:
+    """Return the exit code of several traces."""
+    code = next((code for code in EXIT_ORDER if code in codes), 0)
+    return 125 if bisect and code in (3, 4, 5) else code
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A time like ``500``, ``2us``, ``1.5s``, as ns."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d*)?)(ns|us|ms|s|)", value)
+        if not found:
+            self.fail(f"{value!r} is no time: write 500, 2us, 3ms or 1.5s", param, ctx)
+        return round(float(found[1]) * _NS[found[2] or "ns"])
+
+
+class Place(click.ParamType):  # type: ignore[type-arg]
+    """An event number, or a time since the trace began: (number, ns)."""
+
+    name = "event|time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int | None, int | None]:
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        text = value.removeprefix("#")
+        if text.isdecimal():
+            return int(text), None
+        return None, Duration().convert(value, param, ctx)
+
+
+class AddressRange(click.ParamType):  # type: ignore[type-arg]
+    """Two addresses in hex, ``7f00a000-7f00c000``, as page numbers."""
+
+    name = "addresses"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        found = re.fullmatch(r"(?:0x)?([0-9a-fA-F]+)-(?:0x)?([0-9a-fA-F]+)", value)
+        if not found or int(found[1], 16) >= int(found[2], 16):
+            self.fail(f"{value!r} is no range: write 7f00a000-7f00c000", param, ctx)
+        return int(found[1], 16) >> 12, (int(found[2], 16) + 4095) >> 12
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Show how far it is: a bar on a terminal, else a line every ten seconds."""
+    if quiet:
+        yield lambda done: None
+    elif sys.stderr.isatty():
+        with click.progressbar(
+            length=total, label=os.path.basename(label), file=sys.stderr
+        ) as bar:
+            yield bar.update
+    else:
+        yield _heartbeat(label, total)
+
+
+def _heartbeat(label: str, total: int) -> Callable[[int], None]:
+    done, last = 0, time.monotonic()
+
+    def beat(step: int) -> None:
+        nonlocal done, last
+        done += step
+        if time.monotonic() - last >= HEARTBEAT:
+            last = time.monotonic()
+            click.echo(f"spfreplay: {label}: {done:,} of {total:,} events", err=True)
+
+    return beat

@@ -1,0 +1,72 @@
+"""Tell results as JSON: one object, keys sorted, numbers as they are.
+
+``schema_version`` changes whenever a key changes its name or meaning; adding
+keys does not change it.  Page words and answers are the integers of
+``reference/contract.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import is_dataclass
+from typing import Any, Final
+
+from spfreplay import __version__
+from spfreplay.diff import DiffResult
+from spfreplay.verify import VerifyResult
+
+SCHEMA_VERSION: Final = 1
+
+
+def diff(results: list[DiffResult]) -> str:
+    """Return the document of ``spfreplay diff --format json``."""
+    return _document("diff", [_diff(result) for result in results])
+
+
+def verify(results: list[VerifyResult]) -> str:
+    """Return the document of ``spfreplay verify --format json``."""
+    return _document("verify", [_verify(result) for result in results])
+
+
+def _document(command: str, results: list[dict[str, Any]]) -> str:
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": "spfreplay",
+        "tool_version": __version__,
+        "command": command,
+        "results": results,
+    }
+    return json.dumps(whole, indent=2, sort_keys=True) + "\n"
+
+
+def _diff(result: DiffResult) -> dict[str, Any]:
+    plain: dict[str, Any] = _plain(result)
+    options = plain.pop("options")
+    plain["protocol"] = options.pop("protocol")
+    plain["budget"] = None
+    plain["seed"] = None
+    plain["options"] = options
+    plain["exit_code"] = result.exit_code
+    plain["windows"]["in_wide_windows"] = result.windows.in_wide_windows
+    return plain
+
+
+def _verify(result: VerifyResult) -> dict[str, Any]:
+    plain: dict[str, Any] = _plain(result)
+    plain["exit_code"] = result.exit_code
+    plain["percent"] = {
+        name: round(result.percent(name), 6)
+        for name in sorted({one.engine for one in result.checkpoints})
+    }
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Turn dataclasses and named tuples into dicts, at any depth."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: _plain(getattr(value, name)) for name in value._fields}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value

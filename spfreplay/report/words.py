@@ -1,0 +1,233 @@
+"""Say one thing in words: a page, a mapping, an event, a moment.
+
+Mappings print as lines of /proc/PID/maps, errors by their names in errno.h,
+event numbers with a ``#``, times as seconds since the trace began.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import Final
+
+from spfreplay.diff import NumberedEvent, ResultDifference
+from spfreplay.trace.events import Event
+from spfreplay_reference import contract as c
+from spfreplay_reference.contract import Region
+
+WIDTH: Final = 80
+
+_PROT: Final = ((c.PROT_READ, "READ"), (c.PROT_WRITE, "WRITE"), (c.PROT_EXEC, "EXEC"))
+_BITS: Final = (
+    (c.PG_WRITE, "W"), (c.PG_DIRTY, "D"), (c.PG_EXEC, "X"), (c.PG_NOACCESS, "noaccess"),
+    (c.PG_SHARED, "shared"), (c.PG_HUGE, "huge"), (c.PG_UFFD_WP, "uffd-wp"),
+)  # fmt: skip
+_ADVICE: Final = {
+    value: name.removeprefix("MADV_")
+    for name, value in vars(c).items()
+    if name.startswith("MADV_")
+}
+_MAP_FLAGS: Final = {
+    value: name.removeprefix("MAP_")
+    for name, value in vars(c).items()
+    if name.startswith("MAP_") and name not in ("MAP_TYPE", "MAP_SHARED_VALIDATE")
+}
+_NAMES: Final = {
+    value: name.removeprefix("OP_").lower()
+    for name, value in vars(c).items()
+    if name.startswith("OP_")
+}
+
+
+def page(word: int, files: Sequence[str] = ()) -> str:
+    """Say what a canonical page word means."""
+    if not word & c.KIND_MASK:
+        return "none"
+    parts = [c.KIND_NAMES[word & c.KIND_MASK]]
+    parts += [letter for bit, letter in _BITS if word & bit]
+    content = word >> c.CONTENT_SHIFT
+    if word & c.KIND_MASK != c.KIND_ZERO:
+        parts.append(_content(content, files))
+    return " ".join(parts)
+
+
+def _content(content: int, files: Sequence[str]) -> str:
+    if content & c.CONTENT_FILE:
+        file = content >> 31 & 0xFFFF
+        name = files[file].rpartition("/")[2] if file < len(files) else f"file {file}"
+        return f"= {shorten(name, 16)}[{content & 0x7FFF_FFFF}]"
+    if content & c.CONTENT_INITIAL:
+        return "as exec left it"
+    return f"stored by #{content - 1}" if content else "zeroes"
+
+
+def region(one: Region | None, files: Sequence[str] = ()) -> str:
+    """Print a mapping as /proc/PID/maps does, with what smaps would add."""
+    if one is None:
+        return "(none)"
+    rights = "".join(
+        letter if one.flags & flag else "-"
+        for flag, letter in ((c.VM_READ, "r"), (c.VM_WRITE, "w"), (c.VM_EXEC, "x"))
+    )
+    rights += "s" if one.flags & (c.VM_SHARED | c.VM_MAYSHARE) else "p"
+    line = f"{one.start:08x}-{one.end:08x} {rights} {one.pgoff << c.PAGE_SHIFT:08x}"
+    if 0 <= one.file < len(files):
+        line += " " + files[one.file]
+    return line
+
+
+def region_flags(one: Region | None) -> str:
+    """Name the flags that a line of maps does not show."""
+    if one is None:
+        return ""
+    names = [
+        name.removeprefix("VM_").lower()
+        for name, value in vars(c).items()
+        if name.startswith("VM_")
+        and value & one.flags
+        and value not in (c.VM_READ, c.VM_WRITE, c.VM_EXEC, c.VM_SHARED)
+        and not name.startswith("VM_MAY")
+    ]
+    return " ".join(names + (["anon_vma"] if one.anon_vma else []))
+
+
+def result(op: int, answer: int, value: int | None, reasons: bool = False) -> str:
+    """Say what an engine answered to an event."""
+    outcome = answer & c.OUTCOME_MASK
+    if op != c.OP_ACCESS:
+        code = answer >> c.REASON_SHIFT & c.REASON_MASK
+        if outcome == c.OUT_CALL_ERROR:
+            return f"-{error_name(code)}"
+        told = hexadecimal(value) if value is not None else "ok"
+        return f"{told}, state {answer >> c.PAGE_SHIFT_IN_RESULT:#06x}"
+    bits = page(answer >> c.PAGE_SHIFT_IN_RESULT).partition(" stored")[0]
+    return f"{c.OUTCOME_NAMES.get(outcome, f'outcome {outcome}')}; page {_bits(bits)}"
+
+
+def _bits(text: str) -> str:
+    return text.removesuffix(" zeroes")
+
+
+def returned(value: int) -> str:
+    """Print a return value: an address, a small number, or an errno."""
+    if value == c.RET_UNKNOWN:
+        return "?"
+    if -4096 < value < 0:
+        return f"-{error_name(-value)}"
+    return hexadecimal(value) if value >= c.PAGE_SIZE else str(value)
+
+
+def error_name(number: int) -> str:
+    """Name an errno as errno.h does."""
+    return errno.errorcode.get(number, f"errno {number}")
+
+
+def hexadecimal(value: int) -> str:
+    """Print an address or length as an unsigned 64-bit number."""
+    return hex(value & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+def call(event: Event) -> str:
+    """Print an operation like strace does."""
+    a = [event.a0, event.a1, event.a2, event.a3, event.a4, event.a5]
+    x = [hexadecimal(value) for value in a]
+    match event.op:
+        case c.OP_ACCESS:
+            return _access(event)
+        case c.OP_MMAP:
+            where = "anon" if a[4] == c.FILE_ANON else f"file {a[4]}"
+            text = f"mmap({x[0]}, {x[1]}, {_prot(a[2])}, {_map_flags(a[3])}, {where}, {a[5]})"
+        case c.OP_MPROTECT:
+            text = f"mprotect({x[0]}, {x[1]}, {_prot(a[2])})"
+        case c.OP_MREMAP:
+            text = f"mremap({x[0]}, {x[1]}, {x[2]}, {a[3]}, {x[4]})"
+        case c.OP_MADVISE:
+            text = f"madvise({x[0]}, {x[1]}, {_ADVICE.get(a[2], a[2])})"
+        case c.OP_BRK:
+            text = f"brk({x[0]})"
+        case c.OP_FORK:
+            shared = ", CLONE_VM" if a[2] & c.CLONE_VM or a[1] == event.mm else ""
+            return f"fork() = thread {a[0]}, mm {a[1]}{shared}"
+        case c.OP_EXEC:
+            return f"exec() = mm {a[0]}"
+        case c.OP_EXIT:
+            return "exit()"
+        case c.OP_CHECKPOINT:
+            return f"checkpoint {a[0]}"
+        case _:
+            text = f"{_NAMES.get(event.op, f'op {event.op}')}({x[0]}, {x[1]})"
+    return f"{text} = {returned(event.ret)}"
+
+
+def _access(event: Event) -> str:
+    code = event.a1
+    verb = "write to" if code & c.X86_PF_WRITE else "read of"
+    if code & c.X86_PF_INSTR:
+        verb = "fetch from"
+    mode = "" if code & c.X86_PF_USER else " (kernel mode)"
+    return f"{verb} {hexadecimal(event.a0)}{mode}"
+
+
+def _prot(prot: int) -> str:
+    return "|".join(name for bit, name in _PROT if prot & bit) or "NONE"
+
+
+def _map_flags(flags: int) -> str:
+    names = ["SHARED" if flags & c.MAP_SHARED else "PRIVATE"]
+    names += [
+        name
+        for bit, name in sorted(_MAP_FLAGS.items())
+        if bit & ~c.MAP_TYPE and bit & flags and bit.bit_count() == 1
+    ]
+    return "|".join(names).replace("ANONYMOUS", "ANON")
+
+
+def moment(t: int, t0: int) -> str:
+    """Print a time as seconds since the trace began."""
+    since = t - t0
+    sign = "-" if since < 0 else "+"
+    return f"{sign}{abs(since) // 10**9}.{abs(since) % 10**9:09d}s"
+
+
+def event_line(one: NumberedEvent, t0: int) -> str:
+    """Print an event on one line."""
+    event = one.event
+    return (
+        f"#{one.number} {moment(event.t, t0)} cpu {event.cpu} thread {event.tid} "
+        f"mm {space(event.mm)}: {call(event)}"
+    )
+
+
+def space(mm: int) -> str:
+    """Print the number of an address space."""
+    return "none" if mm == c.MM_NONE else str(mm)
+
+
+def differing_result(difference: ResultDifference, op: int) -> tuple[str, str]:
+    """Say the two answers to one event."""
+    return (
+        result(op, difference.locked, difference.locked_value),
+        result(op, difference.speculative, difference.speculative_value),
+    )
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut a path in front, so that its last part stays."""
+    return text if len(text) <= width else "..." + text[3 - width :]
+
+
+def count(number: int, noun: str) -> str:
+    """Print ``3 pages``, ``1 page``."""
+    plural = noun if number == 1 else noun + "s"
+    return f"{number:,} {plural}"
+
+
+def percent(part: int, whole: int) -> str:
+    """Print a share; never 100.0 % unless it is all, nor 0.0 % unless none."""
+    if not whole:
+        return "-"
+    share = 100.0 * part / whole
+    text = f"{share:.1f} %"
+    if text == "100.0 %" and part < whole:
+        return "99.9 %"
+    return "0.1 %" if text == "0.0 %" and part else text
