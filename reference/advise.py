@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from errno import EACCES, EFAULT, EINVAL, ENOMEM
 
+from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import (
     KIND_ANON,
+    KIND_FILE,
     KIND_MASK,
     MADV_COLD,
     MADV_DODUMP,
@@ -183,10 +185,24 @@ def _remove(mm: Mm, area: Area, start: int, end: int) -> int:
         return -EINVAL
     if area.flags & (VM_SHARED | VM_MAYWRITE) != VM_SHARED | VM_MAYWRITE:
         return -EACCES
-    mm.zap(area, start, end)
     first = area.index(start >> PAGE_SHIFT)
-    area.backing.drop(first, (end - start) >> PAGE_SHIFT)
+    count = (end - start) >> PAGE_SHIFT
+    for each in mm.everyone.values():
+        _zap_object(each, area.backing, first, count)
+    area.backing.punch(first, count)
     return 0
+
+
+def _zap_object(mm: Mm, backing: Backing, first: int, count: int) -> None:
+    """Unmap pages of an object wherever ``mm`` maps them; private copies stay."""
+    for area in mm.space.areas:
+        if area.backing is not backing:
+            continue
+        low = area.start + ((max(first, area.pgoff) - area.pgoff) << PAGE_SHIFT)
+        high = min(area.end, area.start + ((first + count - area.pgoff) << PAGE_SHIFT))
+        for vpn in mm.present(low, high):
+            if mm.bits[vpn] & KIND_MASK == KIND_FILE:
+                mm.unmap(area, vpn)
 
 
 # -- population -------------------------------------------------------------

@@ -17,18 +17,23 @@ class Backing:
     """The pages of one file.
 
     A file's pages exist unless they are ``absent``; those of an ``owned``
-    object (shared anonymous memory) exist once somebody touched them.
+    object (shared anonymous memory, as long as its first mapping) exist once
+    somebody touched them.
+
+    :param facts: of the file; None for an owned object.
+    :param pages: the length of an owned object.
     """
 
     __slots__ = ("absent", "contents", "file", "folios", "kind", "owned", "pages", "present")
 
-    def __init__(self, facts: FileFacts | None) -> None:
+    def __init__(self, facts: FileFacts | None, pages: int = -1) -> None:
         self.file = FILE_ANON if facts is None else facts.id
         self.owned = facts is None
         self.kind = FILE_SHMEM if facts is None else facts.kind
-        unbounded = facts is None or facts.size < 0
         #: length in pages, -1 = without end
-        self.pages = -1 if unbounded or facts is None else -(-facts.size >> PAGE_SHIFT)
+        self.pages = pages
+        if facts is not None and facts.size >= 0:
+            self.pages = -(-facts.size >> PAGE_SHIFT)
         self.contents: dict[int, int] = {}  # index -> last store
         self.present: set[int] = set()  # of an owned object
         self.absent: set[int] = set()
@@ -80,6 +85,12 @@ class Backing:
                 self.present.discard(index)
             else:
                 self.absent.add(index)
+
+    def punch(self, first: int, count: int) -> None:
+        """Make a hole: what is read there from now on is zeroes."""
+        self.drop(first, count)
+        if not self.owned:
+            self.contents.update(dict.fromkeys(range(first, first + count), 0))
 
     def _add_folio(self, first: int, count: int) -> None:
         for index in range(first, first + count):

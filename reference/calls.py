@@ -6,7 +6,7 @@ the kernel finds the errors.
 
 from __future__ import annotations
 
-from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM
+from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP
 
 from spfreplay_reference.advise import populate_range
 from spfreplay_reference.backing import Backing
@@ -66,6 +66,8 @@ from spfreplay_reference.space import VM_ACCESS, VM_SPECIAL, Area, AreaAction
 MAY = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
 LOCK_FLAGS = VM_LOCKED | VM_LOCKONFAULT
 PROT_SEM = 8
+#: the flags that were there before MAP_SHARED_VALIDATE, which knows no others
+LEGACY_MAP_MASK = 0x7C07_F9F3
 STACK_GUARD_GAP = 256 * PAGE_SIZE
 
 
@@ -104,6 +106,9 @@ def mmap(
         return -ENOMEM
     if flags & MAP_FIXED_NOREPLACE and mm.space.within(start, start + length):
         return -EEXIST
+    error = _bad_type(flags)
+    if error:
+        return error
     vm_flags = _new_flags(mm, profile, prot, flags)
     if vm_flags & VM_LOCKED and _over_memlock(mm, profile, length):
         return -EAGAIN
@@ -126,14 +131,20 @@ def _mmap_refused(
         return -ENOMEM
     if fixed and addr % PAGE_SIZE:
         return -EINVAL
-    kind = flags & MAP_TYPE
-    if kind == MAP_SHARED_VALIDATE and flags & MAP_ANONYMOUS:
-        return -EINVAL
-    if kind not in (MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE):
-        return -EINVAL
-    if kind == MAP_SHARED and flags & MAP_ANONYMOUS and flags & MAP_GROWSDOWN:
-        return -EINVAL
     return 0
+
+
+def _bad_type(flags: int) -> int:
+    """Refuse what is neither shared nor private, and combinations that cannot be."""
+    kind = flags & MAP_TYPE
+    anonymous = flags & MAP_ANONYMOUS
+    if kind == MAP_SHARED_VALIDATE and not anonymous:
+        return -EOPNOTSUPP if flags & ~(LEGACY_MAP_MASK | MAP_FD_WRITABLE) else 0
+    if kind == MAP_PRIVATE or (
+        kind == MAP_SHARED and not (anonymous and flags & MAP_GROWSDOWN)
+    ):
+        return 0
+    return -EINVAL
 
 
 def _place(mm: Mm, addr: int, length: int, fixed: int, placed: int | None) -> int | None:
@@ -171,7 +182,7 @@ def _insert(
 ) -> None:
     shared = vm_flags & VM_SHARED
     if backing is None and shared:
-        backing, pgoff = Backing(None), 0
+        backing, pgoff = Backing(None, (end - start) >> PAGE_SHIFT), 0
     if backing is None:
         pgoff = start >> PAGE_SHIFT
     elif backing.kind not in (0, FILE_SHMEM, FILE_DEV):

@@ -75,7 +75,7 @@ class LockedKernel:
         """Replace ``mm_old`` (of which the task goes) by a new address space."""
         if mm_old in self._mms:
             self._leave(mm_old)
-        mm = Mm()
+        mm = Mm(self._mms)
         mm.start_brk, mm.brk = image.start_brk, image.brk
         for region in image.regions:
             mm.space.replace(region.start, region.end, [self._area(region)])

@@ -197,6 +197,8 @@ def _file_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: boo
     assert backing is not None
     index = area.index(vpn)
     if 0 <= backing.pages <= index:
+        if not write:  # the pages below the end are mapped before it is noticed
+            _map_around(mm, profile, area, vpn)
         return OUT_SIGBUS
     if write and not area.flags & VM_SHARED:
         backing.bring_in(index)
@@ -235,16 +237,22 @@ def _read_around(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
     backing = area.backing
     assert backing is not None
     resident = backing.resident(area.index(vpn))
-    if backing.around and profile.fault_around_pages > 1:
-        first, last = around_window(profile, area, vpn)
-        if profile.map_large_folios:
-            first, last = _whole_folios(area, first, last)
-        _map_window(mm, area, first, last)
+    _map_around(mm, profile, area, vpn)
     if vpn not in mm.bits:
         backing.bring_in(area.index(vpn))
         first, last = vpn, vpn
         if profile.map_large_folios and not resident:
             first, last = _whole_folios(area, vpn, vpn)
+        _map_window(mm, area, first, last)
+
+
+def _map_around(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
+    if area.backing is None or not area.backing.around or profile.fault_around_pages <= 1:
+        return
+    first, last = around_window(profile, area, vpn)
+    if first <= last:
+        if profile.map_large_folios:
+            first, last = _whole_folios(area, first, last)
         _map_window(mm, area, first, last)
 
 

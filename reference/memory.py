@@ -49,6 +49,7 @@ class Mm:
         "bits",
         "brk",
         "def_flags",
+        "everyone",
         "frames",
         "rss",
         "space",
@@ -57,7 +58,8 @@ class Mm:
         "users",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, everyone: dict[int, Mm]) -> None:
+        self.everyone = everyone  # every mm there is, this one included
         self.space = Space()
         self.bits: dict[int, int] = {}
         self.frames: dict[int, Frame] = {}

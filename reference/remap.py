@@ -45,26 +45,62 @@ def mremap(
     error = _bad_arguments(old, aligned_old, aligned_new, flags, target)
     if error:
         return error
+    if mm.space.at(old) is None:
+        return -EFAULT
+    if flags & MREMAP_FIXED and 0 < aligned_old == aligned_new:
+        return _move_each(mm, profile, old, aligned_old, flags, target)
+    return _resize_or_move(mm, profile, old, aligned_old, aligned_new, flags, target, placed)
+
+
+def _move_each(
+    mm: Mm, profile: KernelProfile, old: int, length: int, flags: int, target: int
+) -> int:
+    """Move every area of a range to the same place relative to ``target``.
+
+    What lies at the destination of a hole stays.  An error ends the move where
+    it is.
+    """
+    at, end = old, min(old + length, TASK_SIZE)
+    for area in mm.space.within(old, end):
+        at = max(old, area.start)
+        size = min(end, area.end) - at
+        result = _resize_or_move(mm, profile, at, size, size, flags, target + at - old, None)
+        if result < 0:
+            return result
+    return target
+
+
+def _resize_or_move(
+    mm: Mm,
+    profile: KernelProfile,
+    old: int,
+    old_length: int,
+    length: int,
+    flags: int,
+    target: int,
+    placed: int | None,
+) -> int:
     area = mm.space.at(old)
     if area is None:
         return -EFAULT
-    error = _bad_mapping(mm, profile, area, old, aligned_old, aligned_new, flags)
+    moves = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)
+    if not moves and length <= old_length:
+        if length == old_length:
+            return old
+        return munmap(mm, profile, old + length, old_length - length) or old
+    error = _bad_mapping(profile, area, old, old_length, length, flags)
     if error:
         return error
-    if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
-        return _move_to(mm, profile, old, aligned_old, aligned_new, flags, target, placed)
-    if aligned_new <= aligned_old:
-        if aligned_new < aligned_old:
-            munmap(mm, profile, old + aligned_new, aligned_old - aligned_new)
-        return old
-    if _grow_in_place(mm, profile, area, old, aligned_old, aligned_new):
+    if moves:
+        return _move_to(mm, profile, old, old_length, length, flags, target, placed)
+    if _grow_in_place(mm, profile, area, old, old_length, length):
         return old
     if not flags & MREMAP_MAYMOVE:
         return -ENOMEM
-    start = placed if placed is not None and placed != old else mm.space.free_gap(aligned_new)
+    start = placed if placed is not None and placed != old else mm.space.free_gap(length)
     if start is None:
         return -ENOMEM
-    return _move(mm, profile, old, aligned_old, aligned_new, start, 0)
+    return _move(mm, profile, old, old_length, length, start, 0)
 
 
 def _bad_arguments(old: int, old_length: int, length: int, flags: int, target: int) -> int:
@@ -79,13 +115,13 @@ def _bad_arguments(old: int, old_length: int, length: int, flags: int, target: i
             return -EINVAL
         if target % PAGE_SIZE or target > TASK_SIZE - length:
             return -EINVAL
-        if old + old_length > target and target + length > old:
+        old_end = (old + old_length) & 0xFFFF_FFFF_FFFF_FFFF
+        if old_end > target and target + length > old:
             return -EINVAL
     return 0
 
 
 def _bad_mapping(
-    mm: Mm,
     profile: KernelProfile,
     area: Area,
     old: int,
@@ -97,7 +133,7 @@ def _bad_mapping(
         return -EINVAL
     if flags & MREMAP_DONTUNMAP and area.flags & (VM_DONTEXPAND | VM_PFNMAP):
         return -EINVAL
-    if old_length > area.end - old:
+    if min(old_length, length) > area.end - old:
         return -EFAULT
     if length <= old_length:
         return 0
@@ -149,7 +185,9 @@ def _move_to(
     if start is None:
         return -ENOMEM
     if old_length > length:
-        munmap(mm, profile, old + length, old_length - length)
+        error = munmap(mm, profile, old + length, old_length - length)
+        if error:
+            return error
         old_length = length
     return _move(mm, profile, old, old_length, length, start, flags & MREMAP_DONTUNMAP)
 
@@ -181,7 +219,7 @@ def _move(
     elif old_length:
         munmap(mm, profile, old, old_length)
     if area.flags & VM_LOCKED:
-        populate_range(mm, profile, start, start + length)
+        populate_range(mm, profile, start + old_length, start + length)
     return start
 
 
