@@ -53,6 +53,7 @@ PROTOCOL_MODULES: Final = (
     "handle_mm_fault",
     "zap",
     "change_protection",
+    "madvise_free",
     "move_page_tables",
     "copy_page_range",
     "gup",
@@ -127,8 +128,9 @@ def link(
             )
     names: dict[str, Any] = {"__name__": name}
     for module, tree in trees.items():
-        checked = Strip(module).visit(tree) if form == "straight" else tree
-        code = compile(ast.fix_missing_locations(checked), str(sources[module]), "exec")
+        if form == "straight":
+            Strip(module).visit(tree)
+        code = compile(ast.fix_missing_locations(tree), str(sources[module]), "exec")
         exec(code, names)
     names.pop("__builtins__")
     names.pop("annotations", None)
@@ -192,20 +194,26 @@ class Strip(ast.NodeTransformer):
     def __init__(self, module: str) -> None:
         self.module = module
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+    def visit(self, node: ast.AST) -> ast.AST | None:
+        visited: ast.AST | None = super().visit(node)
+        if isinstance(visited, ast.stmt) and getattr(visited, "body", None) == []:
+            visited.body = [ast.copy_location(ast.Pass(), visited)]  # type: ignore[attr-defined]
+        return visited
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if isinstance(node.value, ast.Yield):
             value = node.value.value
             if not isinstance(value, ast.Tuple) or len(value.elts) != 3:
                 raise BuildError(f"{self.module}:{node.lineno}: not KIND, obj, FIELD")
-            return ast.copy_location(ast.Pass(), node)
+            return None  # no `pass` in its place: each would be an instruction
         return self.generic_visit(node)
 
-    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.AST:
+    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.AST | None:
         if not isinstance(node.value, ast.Call):
             raise BuildError(
                 f"{self.module}:{node.lineno}: yield from something else than a call"
             )
-        return self.visit(node.value)  # type: ignore[no-any-return]
+        return self.visit(node.value)
 
     def visit_Yield(self, node: ast.Yield) -> ast.AST:
         raise BuildError(f"{self.module}:{node.lineno}: a yield that is not a statement")
