@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -39,11 +39,11 @@ def write_image(number: int, image: InitialImage) -> Iterator[str]:
     yield from _write_pages(vpns, [f" {w.PAGE_BITS.write(bits)}" for _, bits in image.pages])
 
 
-def write_checkpoint(checkpoint: Checkpoint, t0: int) -> Iterator[str]:
+def write_checkpoint(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield the lines of a checkpoint."""
     rss = ",".join(map(str, checkpoint.rss))
     yield (
-        f"checkpoint {checkpoint.id} t={checkpoint.t - t0} pid={checkpoint.pid}"
+        f"checkpoint {checkpoint.id} t={checkpoint.t} pid={checkpoint.pid}"
         f" mm={w.MM.write(checkpoint.mm)} reason={checkpoint.reason}"
         f" threads={checkpoint.threads}{_write_brk(*checkpoint.brk)} rss={rss}"
     )
@@ -204,14 +204,13 @@ class SnapshotBlock(_Block):
 
     per_page = 30
 
-    def __init__(self, number: int, line: Line, time: Callable[[int], int]) -> None:
+    def __init__(self, number: int, line: Line) -> None:
         super().__init__()
         row: dict[str, Any] = {
             "id": number, "t": 0, "pid": 0, "mm": 0, "reason": "user", "threads": 1,
             "brk": [0, 0], "rss": [0, 0, 0, 0], "regions": 0, "pages": 0,
         }  # fmt: skip
         row |= line.pairs(_CHECKPOINT)
-        row["t"] = line.apply(time, row["t"])
         self.row = line.apply(lambda r: rows.fields("checkpoint", r, rows.CHECKPOINT), row)
         del self.row["regions"], self.row["pages"]
         self.arrays = {name: array(code) for name, code in PAGE_TYPES.items()}

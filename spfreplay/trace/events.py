@@ -138,7 +138,8 @@ class Header:
     """How the trace came about and what the recording kernel was like.
 
     ``source`` is tracefs, perf.data, perf-script, trace-cmd, strace or
-    synthetic.  ``cpus`` are the per-CPU ring-buffer counts, each
+    synthetic.  ``t0`` is the CLOCK_MONOTONIC time (ns) that all other times of
+    the trace count from.  ``cpus`` are the per-CPU ring-buffer counts, each
     ``{"cpu", "events", "overrun", "dropped"}``.  ``fault_cap`` (ns) is the
     99th percentile of measured fault durations, used where an end is unknown.
     ``facts`` holds whatever else is worth keeping, JSON values only.

@@ -130,7 +130,6 @@ class _Parser:
         self.profile: dict[str, Any] = {}
         self.cpus: list[dict[str, int]] = []
         self.facts: dict[str, Any] = {}
-        self.timed = False  # whether t0 was needed already
         self.block: ImageBlock | SnapshotBlock | None = None
         self.memory = 0
         self.context: Context | None = None
@@ -232,8 +231,6 @@ class _Parser:
     def _scalar(self, key: str, line: Line) -> None:
         if key in self.header:
             raise BadLine(0, f"expected {key}: once")
-        if key == "t0" and self.timed:
-            raise BadLine(0, "expected t0: above the first time")
         words = list(line.rest())
         quoted = len(words) == 1 and words[0].startswith('"')
         text = " ".join(words)
@@ -245,25 +242,17 @@ class _Parser:
         text = " ".join(line.rest())  # JSON may have spaces between its tokens
         self.facts[key] = line.apply(rows.load, text.encode())
 
-    def _time(self, value: int) -> int:
-        """Return a time of the text as one of the trace."""
-        self.timed = True
-        return w.to_signed(value + int(self.header.get("t0", 0)))
-
     # -- tables -------------------------------------------------------------
 
     def _process(self, line: Line) -> None:
         pid = line.take(w.read_number, "a pid")
         row = {"pid": pid, "ppid": 0, "start": 0, "how": "root"} | line.pairs(_PROCESS)
-        row["start"] = line.apply(self._time, row["start"])
         row = line.apply(lambda r: rows.fields("process", r, rows.PROCESS), row)
         self._append(self.tables.processes, Process(**row))
 
     def _thread(self, line: Line) -> None:
         tid = line.take(w.read_number, "a tid")
         row = {"tid": tid, "pid": tid, "start": 0} | line.pairs(_THREAD)
-        row["start"] = line.apply(self._time, row["start"])
-        row["end"] = line.apply(self._time, row["end"]) if "end" in row else -1
         row = line.apply(lambda r: rows.fields("thread", r, rows.THREAD), row)
         self._append(self.tables.threads, Thread(**row))
 
@@ -294,7 +283,7 @@ class _Parser:
 
     def _checkpoint(self, line: Line) -> None:
         number = self._next_number(line, self.tables.checkpoints)
-        self.block = SnapshotBlock(number, line, self._time)
+        self.block = SnapshotBlock(number, line)
 
     def _vma(self, line: Line) -> None:
         self._charge(self._open_block().vma(line))
@@ -327,10 +316,10 @@ class _Parser:
         context = self.context
         if context is None:
             threads = self.tables.threads
-            context = self.context = Context(self._time(0), threads[0].tid if threads else 1)
+            context = self.context = Context(threads[0].tid if threads else 1)
         if self.events >= MAX_TEXT_EVENTS:
             raise BadLine(0, f"expected at most {MAX_TEXT_EVENTS} events in text form")
-        event = read_event(line, context, self.header.get("t0", 0))
+        event = read_event(line, context)
         context.note(event)
         self.batch.append(event)
         self.event_lines.append(self.number)

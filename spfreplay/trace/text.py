@@ -34,24 +34,23 @@ def format_lines(
     :param keep: events to show, None = all.  What is left out is left out
         of the context too: the lines still read back as those events.
     """
-    t0 = tables.header.t0
     yield f"{FIRST_TEXT.decode()} {VERSION}"
     yield from write_header(tables.header)
     for process in tables.processes:
-        yield _write_process(process, t0)
+        yield _write_process(process)
     for thread in tables.threads:
-        yield _write_thread(thread, t0)
+        yield _write_thread(thread)
     for file in tables.files:
         yield _write_file(file)
     for number, image in enumerate(tables.images):
         yield from write_image(number, image)
     for checkpoint in tables.checkpoints:
-        yield from write_checkpoint(checkpoint, t0)
+        yield from write_checkpoint(checkpoint)
     threads = tables.threads
-    context = Context(t0, threads[0].tid if threads else 1)
+    context = Context(threads[0].tid if threads else 1)
     for event in events:
         if keep is None or keep(event):
-            yield write_event(event, context, t0, len(threads) > 1)
+            yield write_event(event, context, len(threads) > 1)
             context.note(event)
 
 
@@ -110,17 +109,14 @@ def _write_pairs(row: Any, default: Any, names: Iterable[str]) -> str:
     return text
 
 
-def _write_process(process: Process, t0: int) -> str:
-    default = Process(0, 0, t0, "root")
-    pairs = _write_pairs(process, default, ("ppid", "how", "comm", "exe"))
-    start = f" start={process.start - t0}" if process.start != t0 else ""
-    return f"process {process.pid}{start}{pairs}"
+def _write_process(process: Process) -> str:
+    fields = ("ppid", "start", "how", "comm", "exe")
+    return f"process {process.pid}{_write_pairs(process, Process(0, 0, 0, 'root'), fields)}"
 
 
-def _write_thread(thread: Thread, t0: int) -> str:
-    start = f" start={thread.start - t0}" if thread.start != t0 else ""
-    end = f" end={thread.end - t0}" if thread.end != -1 else ""
-    return f"thread {thread.tid} pid={thread.pid}{start}{end}"
+def _write_thread(thread: Thread) -> str:
+    pairs = _write_pairs(thread, Thread(0, 0, 0), ("start", "end"))
+    return f"thread {thread.tid} pid={thread.pid}{pairs}"
 
 
 def _write_file(file: File) -> str:

@@ -112,10 +112,10 @@ class Context:
 
     __slots__ = ("_mms", "_t", "last", "tid")
 
-    def __init__(self, t0: int, tid: int) -> None:
-        self.last = t0
+    def __init__(self, tid: int) -> None:
+        self.last = 0
         self.tid = tid
-        self._t = t0
+        self._t = 0
         self._mms: dict[int, int] = {}
 
     def mm(self, tid: int) -> int:
@@ -138,9 +138,9 @@ class Context:
             self._mms[event.tid] = event.a0
 
 
-def write_event(event: Event, context: Context, t0: int, with_tid: bool) -> str:
+def write_event(event: Event, context: Context, with_tid: bool) -> str:
     """Return the line of ``event``."""
-    parts = _write_time(event, context, t0)
+    parts = _write_time(event, context)
     if with_tid or event.tid != context.tid:
         parts.append(f"T{event.tid}")
     if event.mm != context.mm(event.tid):
@@ -177,12 +177,12 @@ def write_event(event: Event, context: Context, t0: int, with_tid: bool) -> str:
     return " ".join(parts)
 
 
-def _write_time(event: Event, context: Context, t0: int) -> list[str]:
+def _write_time(event: Event, context: Context) -> list[str]:
     enter, exit = event.enter, event.exit
     default = context.last + STEP
     if event.t == enter == exit == default:
         return []
-    text = f"@{enter - t0}"
+    text = f"@{enter}"
     if exit != enter:
         text += f"+{exit - enter}"
     if event.t != context.effect(enter, exit):
@@ -202,7 +202,8 @@ def _write_args(verb: Verb, args: list[int], parts: list[str], named: list[str])
             named.append(f"{slot.name}={slot.kind.write(args[slot.arg])}")
     for index, value in enumerate(args):
         if value and index not in covered:
-            named.append(f"a{index}={w.write_hex(value)}")
+            text = str(value) if -4096 < value < 0 else w.write_hex(value)
+            named.append(f"a{index}={text}")
 
 
 # -- reading ----------------------------------------------------------------
@@ -236,12 +237,12 @@ _FACTS: Final[dict[str, Callable[[str], int]]] = {
 }
 
 
-def read_event(line: Line, context: Context, t0: int) -> Event:
+def read_event(line: Line, context: Context) -> Event:
     """Return the event that ``line`` describes.
 
     :raises BadLine: at the token that cannot stand where it does.
     """
-    enter, exit, t = _read_when(line, context, t0)
+    enter, exit, t = _read_when(line, context)
     tid = context.tid
     if line.peek()[:1] == "T":
         tid = line.take(_read_tid, "a thread")
@@ -263,7 +264,7 @@ def read_event(line: Line, context: Context, t0: int) -> Event:
     return Event._make((t, enter, exit, *where, *args, facts["="], *deltas))
 
 
-def _read_when(line: Line, context: Context, t0: int) -> tuple[int, int, int]:
+def _read_when(line: Line, context: Context) -> tuple[int, int, int]:
     """Return enter, exit and time of effect."""
     if line.peek()[:1] != "@":
         default = w.to_signed(context.last + STEP)
@@ -273,12 +274,12 @@ def _read_when(line: Line, context: Context, t0: int) -> tuple[int, int, int]:
     if match is None:
         raise BadLine(line.at - 1, "expected a time like @1000, @1us+250ns or @1000..1250")
     start, duration, end, sign, distance = match.groups()
-    enter = line.apply(lambda text: w.to_signed(w.read_time(text) + t0), start)
+    enter = line.apply(w.read_time, start)
     exit = enter
     if duration:
         exit = line.apply(lambda text: w.to_signed(w.read_time(text) + enter), duration)
     elif end:
-        exit = line.apply(lambda text: w.to_signed(w.read_time(text) + t0), end)
+        exit = line.apply(w.read_time, end)
     if exit < enter:
         raise BadLine(line.at - 1, "expected an end that is not before the start")
     t = context.effect(enter, exit)
