@@ -26,6 +26,8 @@ _PLAIN: Final = {
     k.CALL_MLOCKALL: (c.OP_MLOCKALL, 1),
     k.CALL_MUNLOCKALL: (c.OP_MUNLOCKALL, 0),
 }
+#: The kernel's own mount of shared memory: shm_mnt is made first of all.
+SHM_DEVICE: Final = (0, 1)
 _SHM_RDONLY: Final = 0o10000
 _SHM_REMAP: Final = 0o40000
 _SHM_EXEC: Final = 0o100000
@@ -46,6 +48,7 @@ class CallWriter:
         self.mappings: list[Mapping] = []
         self._rows = rows
         self._counts = counts
+        self._segments: dict[int, int] = {}  # System V id -> bytes
 
     def vm_call(self, task: Task, ts: int, ret: int, flags: int = 0) -> None:
         """Write the open call of ``task``, which returned ``ret`` at ``ts``."""
@@ -116,13 +119,18 @@ class CallWriter:
         mm = task.mm
         if _failed(ret) or mm is None:
             return
-        _, addr, mode = task.args[:3]
+        segment, addr, mode = task.args[:3]
+        length = self._segments.get(segment, 0)
         prot = c.PROT_READ
         prot |= 0 if mode & _SHM_RDONLY else c.PROT_WRITE
         prot |= c.PROT_EXEC if mode & _SHM_EXEC else 0
         flags = c.MAP_SHARED | (c.MAP_FIXED if mode & _SHM_REMAP else 0)
-        row = self._emit(task, ts, c.OP_MMAP, 0, (addr, 0, prot, flags, c.FILE_UNKNOWN, 0), ret)
+        row = self._emit(
+            task, ts, c.OP_MMAP, 0, (addr, length, prot, flags, c.FILE_UNKNOWN, 0), ret
+        )
         mapping = Mapping(row, ret, Token(), shm=True)
+        if length:
+            mapping.learn((*SHM_DEVICE, segment))
         self.mappings.append(mapping)
         mm.maps.add(ret, ret + c.PAGE_SIZE, 0, mapping)
 
@@ -155,11 +163,13 @@ class CallWriter:
             self._counts["calls without an exit"] += 1
             self.vm_call(task, ts, c.RET_UNKNOWN, EV_NO_RESULT)
 
-    @staticmethod
-    def descriptor_call(task: Task, call: int, ret: int) -> None:
-        """Follow calls that open and close descriptors."""
+    def descriptor_call(self, task: Task, call: int, ret: int) -> None:
+        """Follow calls that open and close descriptors and segments."""
         if call == k.CALL_CLOSE:
             task.fds.pop(task.args[0] & 0xFFFF_FFFF, None)
+        elif call == k.CALL_SHMGET:
+            if ret >= 0 and task.args[1] > 0:
+                self._segments[ret] = _aligned(task.args[1])
         elif ret >= 0:
             if call in (k.CALL_DUP2, k.CALL_DUP3):
                 source = task.fds.get(task.args[0] & 0xFFFF_FFFF)

@@ -67,6 +67,7 @@ CALL_DUP2: Final = 28
 CALL_DUP3: Final = 29
 LAST_OPEN_CALL: Final = 29
 CALL_CLOSE: Final = 30
+CALL_SHMGET: Final = 31  # the only place that tells a segment's size
 
 CALL_NAMES: Final = (
     "mmap",
@@ -100,6 +101,7 @@ CALL_NAMES: Final = (
     "dup2",
     "dup3",
     "close",
+    "shmget",
 )
 
 

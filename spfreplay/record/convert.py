@@ -9,22 +9,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from spfreplay.record import catalog as k
 from spfreplay.record.calls import CallWriter
 from spfreplay.record.checkpoint import make_checkpoint, make_image
-from spfreplay.record.files import FileTable, Key, find_path
-from spfreplay.record.procfs import MapLine, Snapshot
+from spfreplay.record.faults import FaultWriter
+from spfreplay.record.files import FileTable, Key
+from spfreplay.record.naming import Naming
+from spfreplay.record.procfs import Snapshot
 from spfreplay.record.ring import RawRecord
 from spfreplay.record.rows import Rows
 from spfreplay.record.session import Run
 from spfreplay.record.tasks import MmState, Task
 from spfreplay.trace.events import (
-    EV_AROUND,
-    EV_LOCK_MMAP,
-    EV_LOCK_VMA,
     EV_MAJOR,
     EV_NO_EFFECT,
     Checkpoint,
@@ -34,8 +32,6 @@ from spfreplay.trace.events import (
 from spfreplay_reference import contract as c
 from spfreplay_reference.contract import InitialImage
 
-#: A lock event this long (ns) after a fault's entry is not that fault's.
-FAULT_REACH: Final = 5_000_000
 _USER_END: Final = 1 << 47
 
 
@@ -54,23 +50,23 @@ class Converter:
         self.counts: Counter[str] = Counter()
         #: every add to (True) or removal from the page cache, per file
         self.cache: dict[Key, list[tuple[int, int, int, int, int, bool]]] = {}
-        self.paths: dict[Key, str] = {}
-        self.around: dict[int, Key] = {}  # row of a fault -> file of its window
         self.mms: list[MmState] = []
         self._by_ptr: dict[int, MmState] = {}
         self._tasks: dict[int, Task] = {}
         self._rss: dict[int, list[int]] = {}
         self._t0 = run.t0
+        self.faults = FaultWriter(self.rows)
+        self._calls = CallWriter(self.rows, self.counts)
+        self._naming = Naming(files, self.rows, self._calls)
         self._execs: dict[int, deque[Snapshot]] = {}
         for one in run.snapshots:
             if one.reason == "exec":
                 self._execs.setdefault(one.pid, deque()).append(one)
-            self._note_paths(one.lines)
+            self._naming.note_paths(one.lines)
         for poll in run.polls:
-            self._note_paths(poll.lines)
+            self._naming.note_paths(poll.lines)
         self._tasks[run.root] = Task(run.root, run.root, None, {})
         self._start_process(run.root, 0, "root", run.t0)
-        self._calls = CallWriter(self.rows, self.counts)
         self._handlers = self._table()
 
     def _table(self) -> list[Callable[[int, int, Any], None]]:
@@ -118,58 +114,17 @@ class Converter:
                 and ip == task.fault_ip
                 and err == task.fault_err
             )
-            self._close_fault(task, ts, again)
+            self.faults.close(task, ts, again)
         if addr < 0 or addr >= _USER_END:
             return
         task.open_fault(ts, cpu, addr, ip, err)
-
-    def _close_fault(self, task: Task, following: int, again: bool = False) -> None:
-        """Write the open fault down.  ``again``: the same access faults next."""
-        task.fault = False
-        mm = task.mm
-        if mm is None or task.fault_enter < task.exec_t or self._builds_new_mm(task):
-            return
-        flags = task.fault_flags
-        if task.fault_ptr == 0:
-            flags |= EV_LOCK_VMA
-        elif task.fault_released > task.fault_rss:
-            flags |= EV_LOCK_MMAP
-        else:
-            flags |= EV_LOCK_VMA
-        first = last = 0
-        file = c.FILE_ANON
-        if task.fault_key is not None:
-            flags |= EV_AROUND
-            file, first, last = c.FILE_UNKNOWN, task.fault_first, task.fault_to
-        elif again and not task.fault_rss:
-            flags |= EV_NO_EFFECT
-        row = self.rows.emit(
-            task.fault_rss or task.fault_enter, task.fault_enter, 0, task.fault_cpu, task.tid,
-            mm.id, c.OP_ACCESS, flags, task.fault_addr, task.fault_err, task.fault_ip, file,
-            first, last, c.RET_UNKNOWN, task.fault_file, task.fault_anon, task.fault_shmem,
-        )  # fmt: skip
-        if task.fault_key is not None:
-            self.around[row] = task.fault_key
-        own = task.fault_last
-        if flags & EV_NO_EFFECT and not again:
-            own = following  # the signal: a measured end
-        self.rows.loose_end(row, own, following, own > task.fault_enter)
-        if own > mm.last_t:
-            mm.last_t = own
-
-    @staticmethod
-    def _builds_new_mm(task: Task) -> bool:
-        """True if the fault belongs to an execve's address space to be."""
-        if not k.LAST_CLONE_CALL < task.call <= k.LAST_EXEC_CALL or not task.call_written:
-            return False
-        return task.fault_ptr == task.call_written[0]
 
     def _signal(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
         task = self._tasks.get(values[0])
         if task is not None and task.fault:
             if values[2] > 0:  # si_code: sent by the kernel for this access
                 task.fault_flags |= EV_NO_EFFECT
-            self._close_fault(task, ts)
+            self.faults.close(task, ts)
 
     def _map_pages(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
         tid, ino, dev, first, last = values
@@ -194,26 +149,17 @@ class Converter:
         if task.fault:
             if write and k.LAST_VM_CALL < task.call <= k.LAST_EXEC_CALL:
                 # The call read its arguments by this fault and now sets to work.
-                self._close_fault(task, ts)
+                self.faults.close(task, ts)
             else:
-                self._fault_acquired(task, ts, ptr)
+                mine = self.faults.acquired(task, ts, ptr)
+                if mine and task.mm is not None and task.mm.ptr == 0 and task.call < 0:
+                    self._learn_ptr(task.mm, ptr)
                 return
         if 0 <= task.call <= k.LAST_EXEC_CALL and write:
             if ptr not in task.call_written:
                 task.call_written.append(ptr)
             if task.call <= k.LAST_VM_CALL and task.mm is not None and task.mm.ptr != ptr:
                 self._learn_ptr(task.mm, ptr)
-
-    def _fault_acquired(self, task: Task, ts: int, ptr: int) -> None:
-        if ts - task.fault_enter > FAULT_REACH or (task.fault_rss and not task.fault_held):
-            return  # some later system call's
-        if task.fault_ptr == 0:
-            task.fault_ptr = ptr
-            mm = task.mm
-            if mm is not None and mm.ptr == 0 and task.call < 0:
-                self._learn_ptr(mm, ptr)
-        task.fault_held = True
-        task.fault_last = ts
 
     def _learn_ptr(self, mm: MmState, ptr: int) -> None:
         mm.ptr = ptr
@@ -244,17 +190,7 @@ class Converter:
         task = self._tasks.get(tid)
         if task is None:
             return
-        if task.fault and not task.fault_anon_done and task.fault_files < 2:
-            task.fault_rss = task.fault_last = ts
-            if member == c.MM_ANONPAGES:
-                task.fault_anon += delta
-                task.fault_anon_done = True
-            elif member == c.MM_FILEPAGES:
-                task.fault_file += delta
-                task.fault_files += 1
-            elif member == c.MM_SHMEMPAGES:
-                task.fault_shmem += delta
-                task.fault_files += 1
+        if task.fault and self.faults.counted(task, ts, member, delta):
             return
         if 0 <= task.call <= k.LAST_VM_CALL:
             task.call_rss = ts
@@ -287,7 +223,7 @@ class Converter:
         if task is None:
             return
         if task.fault:
-            self._close_fault(task, ts)
+            self.faults.close(task, ts)
         if task.call >= 0:
             self._calls.abandoned(task, ts)
         task.open_call(ts, cpu, values[1], values[2:8])
@@ -298,7 +234,7 @@ class Converter:
         if task is None:
             return
         if task.fault:
-            self._close_fault(task, ts)
+            self.faults.close(task, ts)
         if task.call != call:
             return  # a new child returns from its parent's call
         if call <= k.LAST_VM_CALL:
@@ -319,7 +255,7 @@ class Converter:
         if parent is None:
             return
         if parent.fault:
-            self._close_fault(parent, ts)
+            self.faults.close(parent, ts)
         written = parent.call_written
         new_ptr = written[1] if len(written) > 1 else 0
         flags = self._clone_flags(parent, child_pid, bool(new_ptr))
@@ -391,7 +327,7 @@ class Converter:
         if task is None:
             return
         if task.fault:
-            self._close_fault(task, ts)
+            self.faults.close(task, ts)
         old = task.mm
         if old is not None:
             old.tids.discard(old_pid)
@@ -430,7 +366,7 @@ class Converter:
         if task is None:
             return
         if task.fault:
-            self._close_fault(task, ts)
+            self.faults.close(task, ts)
         if task.call >= 0:
             self._calls.abandoned(task, ts)
             task.call = -1
@@ -453,7 +389,7 @@ class Converter:
         mm = self._by_ptr.pop(ptr, None)
         task = self._tasks.get(tid)
         if task is not None and task.fault:
-            self._close_fault(task, ts)
+            self.faults.close(task, ts)
         if mm is None:
             return
         mm.exit_t = ts
@@ -485,7 +421,7 @@ class Converter:
         if snapshot.reason == "exec" or task is None or task.mm is None:
             return
         mm = task.mm
-        self._learn_files(mm, snapshot.lines)
+        self._naming.learn(mm, snapshot.lines)
         others = (self._tasks[tid] for tid in mm.tids if tid in self._tasks)
         if any(one.tgid != task.tgid for one in others):
             self.counts["checkpoints of shared address spaces"] += 1
@@ -513,18 +449,7 @@ class Converter:
         poll = self.run.polls[values[1]]
         task = self._tasks.get(poll.pid)
         if task is not None and task.mm is not None:
-            self._learn_files(task.mm, poll.lines)
-
-    def _note_paths(self, lines: list[MapLine]) -> None:
-        for line in lines:
-            if line.ino:
-                self.paths.setdefault((*line.dev, line.ino), line.path)
-
-    def _learn_files(self, mm: MmState, lines: list[MapLine]) -> None:
-        for mapping, line in mm.maps.matches(lines):
-            mapping.learn((*line.dev, line.ino))
-            if mapping.shm:
-                self._calls.learn_shm(mapping, line)
+            self._naming.learn(task.mm, poll.lines)
 
     def _gap(self, ts: int, cpu: int, values: tuple[int, int]) -> None:
         self.counts["gaps"] += 1
@@ -540,7 +465,7 @@ class Converter:
         end = self.run.end or self._t0
         for task in self._tasks.values():
             if task.fault:
-                self._close_fault(task, -1)
+                self.faults.close(task, -1)
             if task.call >= 0:
                 self._calls.abandoned(task, end)
         columns = self.rows.columns
@@ -549,30 +474,5 @@ class Converter:
                 t = mm.exit_t or mm.last_t + 1
                 columns.t[mm.exit_row] = max(columns.t[mm.exit_row], t)
                 columns.exit[mm.exit_row] = columns.t[mm.exit_row]
-        self._resolve_files()
+        self._naming.resolve(self.faults.around, self.counts)
         return self.rows.close_ends()
-
-    def _resolve_files(self) -> None:
-        columns = self.rows.columns
-        for mapping in self._calls.mappings:
-            key = mapping.key or mapping.token.key
-            if mapping.shm and columns.a1[mapping.row] == 0:
-                self.rows.dead.add(mapping.row)
-                self.counts["shmat without a length"] += 1
-            elif key is not None:
-                columns.a4[mapping.row] = self._file_id(key)
-            else:
-                self.counts["mmaps of unknown files"] += 1
-        for row, key in self.around.items():
-            columns.a3[row] = self._file_id(key)
-
-    def _file_id(self, key: Key) -> int:
-        path = self.paths.get(key, "")
-        if path.startswith("/dev/zero"):
-            return c.FILE_ANON
-        known = self.files.known(key)
-        if known is None and not path:
-            known = self.files.by_key(key)
-            with suppress(OSError):
-                path, known.size = find_path(key)
-        return self.files.by_key(key, path).index

@@ -102,7 +102,7 @@ class FileTable:
 
     def of_line(self, line: MapLine) -> int:
         """Return the file id of a line of maps; FILE_ANON without a file."""
-        if line.ino:
+        if line.backed:
             if line.path.startswith("/dev/zero"):
                 return FILE_ANON
             return self.by_key((*line.dev, line.ino), line.path).index

@@ -53,6 +53,11 @@ class MapLine(NamedTuple):
     path: str
     vmflags: tuple[str, ...] = ()
 
+    @property
+    def backed(self) -> bool:
+        """True if a file is mapped; a System V segment's inode may be 0."""
+        return self.ino != 0 or self.path.startswith("/")
+
 
 class MappedFile(NamedTuple):
     """What stat says of a mapped file, through map_files."""
@@ -126,7 +131,7 @@ def read_snapshot(pid: int, reason: str, known: set[tuple[int, int, int]]) -> Sn
         snapshot.exe = os.readlink(f"{base}/exe")
     for line in snapshot.lines:
         key = (*line.dev, line.ino)
-        if line.ino and key not in known:
+        if line.backed and key not in known:
             known.add(key)
             # maps pads low addresses with zeroes, map_files does not.
             with suppress(OSError):

@@ -83,7 +83,7 @@ class _Watcher(Drainer):
             for pid in tuple(session.live):
                 with suppress(OSError):
                     lines = [
-                        one for one in parse_maps(read_text(f"/proc/{pid}/maps")) if one.ino
+                        one for one in parse_maps(read_text(f"/proc/{pid}/maps")) if one.backed
                     ]
                     t = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
                     session.run.polls.append(MapPoll(t, pid, lines))

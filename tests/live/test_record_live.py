@@ -31,7 +31,7 @@ CLI = [sys.executable, "-c", "from spfreplay.cli.record import record; record()"
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
-    for name in ("cstress", "faultheavy", "forkcow", "thp"):
+    for name in ("cstress", "faultheavy", "forkcow", "thp", "gup"):
         source = PROGRAMS / f"{name}.c"
         subprocess.run(["gcc", "-O1", "-pthread", "-o", folder / name, source], check=True)
     return folder
@@ -106,6 +106,18 @@ def test_every_thread_and_process_is_known_and_leaves(programs):
     assert len(tables.threads) == 1 + len(made)
     assert sum(one.op == c.OP_EXIT for one in events) == len(tables.threads)
     assert all(0 <= one.start <= one.end for one in tables.threads)
+
+
+def test_pages_without_a_fault_are_told_and_short_mappings_named(programs):
+    recording = record([str(programs / "gup"), "/etc/passwd", "quick"])
+    events, files = events_of(recording), recording.tables.files
+    silent = [one for one in events if one.op == c.OP_UNKNOWN_POPULATION]
+    assert [(one.a0, one.a1) for one in silent] == [(c.MM_ANONPAGES, 1)]
+    mapped = {files[one.a4].path for one in events if one.op == c.OP_MMAP and one.a4 >= 0}
+    assert "/etc/passwd" in mapped
+    kinds = Counter(one.facts.kind for one in files)
+    assert kinds[c.FILE_SHMEM] == 2  # the segment and the memfd; /dev/zero is anonymous
+    assert "mmaps of unknown files" not in recording.counts
 
 
 def test_accesses_that_got_a_signal_are_marked(programs):

@@ -196,6 +196,32 @@ def test_pages_outside_any_fault_or_call_are_an_unknown_population():
     assert found == [(200, c.MM_ANONPAGES, 2)]
 
 
+def test_pages_after_a_complete_fault_are_not_that_faults():
+    story = Story()
+    story.tell(100, k.RAW_FAULT_USER, ROOT, 0x8000, 0x400, READ)
+    story.tell(103, k.RAW_RSS, ROOT, 1, 1, c.MM_FILEPAGES, 16 * 4096)
+    story.tell(150, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 1)
+    story.tell(153, k.RAW_RSS, ROOT, 1, 1, c.MM_FILEPAGES, 17 * 4096)
+    story.tell(160, k.RAW_RSS, ROOT, 1, 1, c.MM_ANONPAGES, 1 * 4096)
+    fault, *others = story.without_exec()
+    assert (fault.op, fault.t, fault.d_file, fault.d_anon) == (c.OP_ACCESS, 103, 16, 0)
+    assert [(one.op, one.a0, one.a1) for one in others] == [
+        (c.OP_UNKNOWN_POPULATION, c.MM_FILEPAGES, 1),
+        (c.OP_UNKNOWN_POPULATION, c.MM_ANONPAGES, 1),
+    ]
+
+
+def test_a_kernel_access_that_takes_no_lock_failed_with_page_faults_disabled():
+    story = Story()
+    story.tell(100, k.RAW_FAULT_KERNEL, ROOT, 0x8000, 0x400, c.X86_PF_WRITE)
+    story.tell(103, k.RAW_FAULT_KERNEL, ROOT, 0x8000, 0x500, c.X86_PF_WRITE)
+    story.tell(104, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 1)
+    story.tell(107, k.RAW_LOCK_RELEASED, ROOT, MM, 0)
+    first, second = story.without_exec()
+    assert first.flags & (EV_NO_EFFECT | EV_LOCK_VMA | EV_LOCK_MMAP) == EV_NO_EFFECT
+    assert second.flags & (EV_NO_EFFECT | EV_LOCK_VMA | EV_LOCK_MMAP) == EV_LOCK_MMAP
+
+
 def fork(story, ts, child, ptrs, call=k.CALL_CLONE3, args=(0, 0)):
     story.tell(ts, k.RAW_ENTER, ROOT, call, *(*args, 0, 0, 0, 0, 0, 0)[:6])
     for ptr in ptrs:
@@ -340,6 +366,16 @@ def test_an_attached_segment_gets_its_length_from_maps():
     assert (attach.op, attach.a1, attach.a2, attach.a3) == (c.OP_MMAP, 0x4000, RW, c.MAP_SHARED)
     assert (detach.op, detach.a0, detach.a1) == (c.OP_MUNMAP, 0x10000, 0x4000)
     assert story.converter.files.entries[0].kind == c.FILE_SHMEM
+
+
+def test_a_segment_that_was_made_here_needs_no_look_at_maps():
+    story = Story()
+    story.tell(95, k.RAW_ENTER, ROOT, k.CALL_SHMGET, 0, 10000, 0, 0, 0, 0)
+    story.tell(99, k.RAW_EXIT, ROOT, k.CALL_SHMGET, 0)
+    story.call(100, k.CALL_SHMAT, (0, 0, 0), 0x10000)
+    (attach,) = story.without_exec()
+    assert (attach.a1, attach.a4) == (0x3000, 0)
+    assert story.converter.files.entries[0].key == (0, 1, 0)
 
 
 def test_lost_events_are_a_gap_where_they_were_lost():

@@ -1,0 +1,119 @@
+"""Write page faults down as accesses: what belongs to one, and where it ends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from spfreplay.record import catalog as k
+from spfreplay.record.files import Key
+from spfreplay.record.rows import Rows
+from spfreplay.record.tasks import Task
+from spfreplay.trace.events import EV_AROUND, EV_LOCK_MMAP, EV_LOCK_VMA, EV_NO_EFFECT
+from spfreplay_reference import contract as c
+
+#: A lock event this long (ns) after a user fault's entry is not that fault's.
+FAULT_REACH: Final = 5_000_000
+
+
+def builds_new_mm(task: Task) -> bool:
+    """Return whether the open fault belongs to an execve's address space to be."""
+    if not k.LAST_CLONE_CALL < task.call <= k.LAST_EXEC_CALL or not task.call_written:
+        return False
+    return task.fault_ptr == task.call_written[0]
+
+
+class FaultWriter:
+    """Collects the records between a fault's entry and the thread's next event.
+
+    ``around`` maps the rows whose fault-around was seen to the file it read.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.around: dict[int, Key] = {}
+        self._rows = rows
+
+    def close(self, task: Task, following: int, again: bool = False) -> None:
+        """Write the open fault down.
+
+        :param following: time of the thread's next event, -1 if there is none.
+        :param again: that event is the same access, faulting once more.
+        """
+        task.fault = False
+        mm = task.mm
+        if mm is None or task.fault_enter < task.exec_t or builds_new_mm(task):
+            return
+        flags = task.fault_flags | self._lock(task)
+        first = last = 0
+        file = c.FILE_ANON
+        if task.fault_key is not None:
+            flags |= EV_AROUND
+            file, first, last = c.FILE_UNKNOWN, task.fault_first, task.fault_to
+        elif again and not task.fault_rss:
+            flags |= EV_NO_EFFECT
+        row = self._rows.emit(
+            task.fault_rss or task.fault_enter, task.fault_enter, 0, task.fault_cpu, task.tid,
+            mm.id, c.OP_ACCESS, flags, task.fault_addr, task.fault_err, task.fault_ip, file,
+            first, last, c.RET_UNKNOWN, task.fault_file, task.fault_anon, task.fault_shmem,
+        )  # fmt: skip
+        if task.fault_key is not None:
+            self.around[row] = task.fault_key
+        own = task.fault_last
+        if task.fault_flags & EV_NO_EFFECT:
+            own = following  # the signal: a measured end
+        self._rows.loose_end(row, own, following, own > task.fault_enter)
+        if own > mm.last_t:
+            mm.last_t = own
+
+    @staticmethod
+    def _lock(task: Task) -> int:
+        """Return how the fault was locked: a release after its effect = mmap_lock.
+
+        A release before it was that of preparing the anon_vma.  In kernel mode
+        mmap_lock is always taken, unless page faults are disabled: then the
+        access just fails, and is tried again in another way.
+        """
+        if task.fault_ptr == 0:
+            if task.fault_err & c.X86_PF_USER or task.fault_rss:
+                return EV_LOCK_VMA
+            return EV_NO_EFFECT
+        held = task.fault_held or task.fault_released > task.fault_rss
+        return EV_LOCK_MMAP if held else EV_LOCK_VMA
+
+    @staticmethod
+    def acquired(task: Task, ts: int, ptr: int) -> bool:
+        """Take a lock event into the open fault; False if it is not its own."""
+        late = task.fault_err & c.X86_PF_USER and ts - task.fault_enter > FAULT_REACH
+        if late or (task.fault_rss and not task.fault_held):
+            task.fault_over = True
+            return False  # some later system call's
+        if task.fault_ptr == 0:
+            task.fault_ptr = ptr
+        task.fault_held = True
+        task.fault_last = ts
+        return True
+
+    @staticmethod
+    def counted(task: Task, ts: int, member: int, delta: int) -> bool:
+        """Take an rss_stat into the open fault; False if that is complete.
+
+        An anonymous page is the last that a fault maps; a read of a file counts
+        its fault-around and then, maybe, its own page.
+        """
+        if task.fault_over or task.fault_anon_done or task.fault_files >= 2:
+            return False
+        write = task.fault_err & c.X86_PF_WRITE
+        if member == c.MM_ANONPAGES and not write and not task.fault_swap:
+            return False  # a read maps an anonymous page only from swap
+        task.fault_rss = task.fault_last = ts
+        if member == c.MM_ANONPAGES:
+            task.fault_anon += delta
+            task.fault_anon_done = True
+        elif member == c.MM_FILEPAGES:
+            task.fault_file += delta
+            task.fault_files += 1
+        elif member == c.MM_SWAPENTS:
+            task.fault_swap = True
+        elif member == c.MM_SHMEMPAGES:
+            task.fault_shmem += delta
+            task.fault_files += 1
+        return True
