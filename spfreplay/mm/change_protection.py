@@ -105,7 +105,7 @@ def change_pmd(
     """
     index = start >> 21 & 511
     yield READ, pmd, ENTRY
-    entry = pmd.entries.get(index)
+    entry = pmd.entries[index]
     if entry is None:
         return 0
     if entry.__class__ is int:
@@ -113,7 +113,7 @@ def change_pmd(
             return (yield from change_huge_pmd(task, mm.kernel, pmd, index, newprot, upgrade))
         yield from split_huge_pmd(task, mm, pmd, index)
         yield READ, pmd, ENTRY
-        entry = pmd.entries.get(index)
+        entry = pmd.entries[index]
         if entry is None or entry.__class__ is int:
             return 0
     slot = start >> 12 & 511
@@ -185,7 +185,7 @@ def change_huge_pmd(
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
-    word = pmd.entries.get(index)
+    word = pmd.entries[index]
     changed = 0
     if word is not None and word.__class__ is int:
         changed = HPAGE_PMD_NR

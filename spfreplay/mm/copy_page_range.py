@@ -99,7 +99,7 @@ def copy_pmd(
     """
     index = start >> 21 & 511
     yield READ, src_pmd, ENTRY
-    entry = src_pmd.entries.get(index)
+    entry = src_pmd.entries[index]
     if entry is None:
         return
     dst_pmd = yield from pmd_alloc(task, dst_mm, start)
@@ -108,7 +108,7 @@ def copy_pmd(
         if copied:
             return
         yield READ, src_pmd, ENTRY
-        entry = src_pmd.entries.get(index)
+        entry = src_pmd.entries[index]
         if entry is None or entry.__class__ is int:
             return
     yield from pte_alloc(task, dst_pmd, index)
@@ -187,7 +187,7 @@ def copy_huge_pmd(
     yield LOCK, src_pmd, PMD_LOCK
     src_pmd.ptl.lock(task)
     yield READ, src_pmd, ENTRY
-    word = src_pmd.entries.get(index)
+    word = src_pmd.entries[index]
     is_huge = word is not None and word.__class__ is int
     if word is not None and is_huge:
         if word >> PTE_CLASS_SHIFT == CLASS_ANON:

@@ -110,7 +110,7 @@ def do_cow_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
     yield READ, file, PAGE_CONTENT
     page.content = cache_content(file, cache_pfn(file, vmf.pgoff))
     yield READ, vmf.pmd, ENTRY
-    table = vmf.pmd.entries.get(vmf.pmd_index)
+    table = vmf.pmd.entries[vmf.pmd_index]
     if table is None:
         yield from pte_alloc(task, vmf.pmd, vmf.pmd_index)
     locked = yield from pte_map_lock(task, vmf)

@@ -14,6 +14,7 @@ from spfreplay.mm.mmap import expand_stack
 from spfreplay.mm.pgtable import pfn_to_page
 from spfreplay.mm.pte import (
     CLASS_ANON,
+    CLASS_NOPAGE,
     HPAGE_PMD_NR,
     KIND_OF,
     PAGE_BITS,
@@ -22,7 +23,7 @@ from spfreplay.mm.pte import (
     pte_page_bits,
 )
 from spfreplay.mm.spf import handle_speculative_fault
-from spfreplay.mm.spf_reasons import SPF_PROTECTION_KEY
+from spfreplay.mm.spf_reasons import SPF_NO_VMA, SPF_PROTECTION_KEY
 from spfreplay.mm.steps import (
     ENTRY,
     LOCK_READ,
@@ -71,6 +72,7 @@ from spfreplay_reference.contract import (
     PAGE_SHIFT_IN_RESULT,
     PG_HUGE,
     REASON_SHIFT,
+    TASK_SIZE,
     VM_EXEC,
     VM_GROWSDOWN,
     VM_READ,
@@ -84,6 +86,21 @@ from spfreplay_reference.contract import (
 
 #: faults in a row without any effect after which an instruction is given up
 LIVELOCK_FAULTS: Final = 6
+
+
+def fault_flags(error_code: int) -> int:
+    """Return the flags that a fault with this x86 error code begins with."""
+    flags = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE
+    if error_code & X86_PF_USER:
+        flags |= FAULT_FLAG_USER
+    if error_code & X86_PF_WRITE:
+        flags |= FAULT_FLAG_WRITE
+    if error_code & X86_PF_INSTR:
+        flags |= FAULT_FLAG_INSTRUCTION
+    return flags
+
+
+FAULT_FLAGS: Final = tuple(fault_flags(error_code) for error_code in range(32))
 
 
 def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int]:
@@ -105,15 +122,17 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
         wanted = PAGE_PRESENT | PAGE_EXEC | PAGE_ACCESSED
     vmf = task.vmf
     outcome = reason = idle = 0
+    if address >= TASK_SIZE:  # bad_area() without a look at any VMA
+        return OUT_SEGV_MAPERR | SPF_NO_VMA << REASON_SHIFT
     while True:
         pte = 0
         table: Any = None
-        pud = mm.pgd.entries.get(address >> 39)
+        pud = mm.pgd.entries[address >> 39]
         if pud is not None:
-            pmd = pud.entries.get(address >> 30 & 511)
+            pmd = pud.entries[address >> 30 & 511]
             if pmd is not None:
                 yield READ, pmd, ENTRY
-                table = pmd.entries.get(address >> 21 & 511)
+                table = pmd.entries[address >> 21 & 511]
                 if table.__class__ is int:
                     pte = table
                     if pte & right == right:
@@ -122,15 +141,17 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
                 elif table is not None:
                     yield READ, table, PTE
                     pte = table.pte[address >> 12 & 511]
-        if pte & right == right:
-            if pte & wanted != wanted:
+        low = pte & PTE_FLAGS_MASK
+        if low & right == right:
+            if low & wanted != wanted:
                 yield RMW, table, PTE
                 updated = table.cmpxchg(address >> 12 & 511, pte, pte | wanted)
                 if not updated:
                     continue
-                pte |= wanted
+                low |= wanted
+            pte_class = pte >> PTE_CLASS_SHIFT
             if error_code & X86_PF_WRITE:
-                if pte >> PTE_CLASS_SHIFT == CLASS_ANON:
+                if pte_class == CLASS_ANON:
                     page = mm.kernel.mem_map.get(pte >> PTE_PFN_SHIFT)
                     if page is None:
                         page = pfn_to_page(mm.kernel, pte >> PTE_PFN_SHIFT)
@@ -138,8 +159,7 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
                     page.content = task.stamp + 1
                 else:
                     yield from store_to_cache(task, mm.kernel, pte >> PTE_PFN_SHIFT)
-            kind = KIND_OF[pte >> PTE_CLASS_SHIFT]
-            bits = PAGE_BITS[pte & PTE_FLAGS_MASK] | kind if kind else 0
+            bits = PAGE_BITS[low] | KIND_OF[pte_class] if pte_class != CLASS_NOPAGE else 0
             return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
         if idle >= LIVELOCK_FAULTS:
             outcome = OUT_LIVELOCK
@@ -177,13 +197,7 @@ def do_page_fault(task: Task, mm: MmStruct, address: int, error_code: int) -> St
     Models: arch/x86/mm/fault.c:__do_page_fault(), SPF v11 24/26
     """
     vmf = task.vmf
-    flags = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE
-    if error_code & X86_PF_USER:
-        flags |= FAULT_FLAG_USER
-    if error_code & X86_PF_WRITE:
-        flags |= FAULT_FLAG_WRITE
-    if error_code & X86_PF_INSTR:
-        flags |= FAULT_FLAG_INSTRUCTION
+    flags = FAULT_FLAGS[error_code & 31]
     if error_code & X86_PF_PK:
         vmf.reason = SPF_PROTECTION_KEY
     else:

@@ -150,7 +150,7 @@ def do_fault_around(task: Task, vmf: VmFault, file: File) -> Steps[int]:
     if start > end:
         return 0
     yield READ, vmf.pmd, ENTRY
-    table = vmf.pmd.entries.get(vmf.pmd_index)
+    table = vmf.pmd.entries[vmf.pmd_index]
     if table is None:
         yield from pte_alloc(task, vmf.pmd, vmf.pmd_index)
     locked = yield from pte_map_lock(task, vmf)
@@ -230,7 +230,7 @@ def finish_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
     Models: mm/memory.c:finish_fault(), alloc_set_pte()
     """
     yield READ, vmf.pmd, ENTRY
-    table = vmf.pmd.entries.get(vmf.pmd_index)
+    table = vmf.pmd.entries[vmf.pmd_index]
     if table is None:
         yield from pte_alloc(task, vmf.pmd, vmf.pmd_index)
     folio = None

@@ -134,7 +134,7 @@ def follow_page(mm: MmStruct, address: int, right: int) -> Steps[bool]:
     if pmd is None:
         return False
     yield READ, pmd, ENTRY
-    table = pmd.entries.get(address >> 21 & 511)
+    table = pmd.entries[address >> 21 & 511]
     if table is None:
         return False
     if table.__class__ is int:

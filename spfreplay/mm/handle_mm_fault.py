@@ -82,7 +82,7 @@ def handle_mm_fault(task: Task, vma: VmArea, address: int, flags: int) -> Steps[
     vmf.pmd_index = index = address >> 21 & 511
     vmf.pte_index = address >> 12 & 511
     yield READ, pmd, ENTRY
-    vmf.orig_pmd = entry = pmd.entries.get(index)
+    vmf.orig_pmd = entry = pmd.entries[index]
     if entry is None:
         yield READ, vma, VM_OPS
         vm_ops = vma.vm_ops
@@ -106,7 +106,7 @@ def handle_pte_fault(task: Task, vmf: VmFault) -> Steps[int]:
     """
     pmd = vmf.pmd
     yield READ, pmd, ENTRY  # without mmap_sem even the pmd table may be gone by now
-    table = pmd.entries.get(vmf.pmd_index)
+    table = pmd.entries[vmf.pmd_index]
     if vmf.flags & FAULT_FLAG_SPECULATIVE:
         if table is None:
             vmf.reason = SPF_PMD_NONE

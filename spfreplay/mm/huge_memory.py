@@ -132,7 +132,7 @@ def set_huge_pmd(
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
-    entry = pmd.entries.get(vmf.pmd_index)
+    entry = pmd.entries[vmf.pmd_index]
     if entry != old:
         yield UNLOCK, pmd, PMD_LOCK
         pmd.ptl.unlock(task)
@@ -169,7 +169,7 @@ def do_huge_pmd_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
-    entry = pmd.entries.get(vmf.pmd_index)
+    entry = pmd.entries[vmf.pmd_index]
     if entry != word:
         yield UNLOCK, pmd, PMD_LOCK
         pmd.ptl.unlock(task)
@@ -213,7 +213,7 @@ def huge_pmd_set_accessed(task: Task, vmf: VmFault) -> Steps[int]:
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
-    entry = pmd.entries.get(vmf.pmd_index)
+    entry = pmd.entries[vmf.pmd_index]
     if entry == vmf.orig_pmd:
         yield WRITE, pmd, ENTRY
         pmd.entries[vmf.pmd_index] = word
@@ -232,7 +232,7 @@ def split_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Step
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
-    word: Any = pmd.entries.get(index)
+    word: Any = pmd.entries[index]
     if word.__class__ is int:
         step = 1 << PTE_PFN_SHIFT if word >> PTE_CLASS_SHIFT == CLASS_ANON else 0
         if step:
@@ -255,11 +255,11 @@ def zap_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Steps[
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
-    word: Any = pmd.entries.get(index)
+    word: Any = pmd.entries[index]
     is_huge = word.__class__ is int
     if is_huge:
         yield WRITE, pmd, ENTRY
-        del pmd.entries[index]
+        pmd.entries[index] = None
         if word >> PTE_CLASS_SHIFT == CLASS_ANON:
             compound = mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9]
             mm.rss_anon -= HPAGE_PMD_NR
@@ -293,7 +293,7 @@ def split_huge_pmd_address(task: Task, mm: MmStruct, address: int) -> Steps[None
         return
     index = address >> 21 & 511
     yield READ, pmd, ENTRY
-    entry = pmd.entries.get(index)
+    entry = pmd.entries[index]
     if entry.__class__ is int:
         yield from split_huge_pmd(task, mm, pmd, index)
 

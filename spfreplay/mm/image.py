@@ -6,6 +6,7 @@ Plain functions: they run where no operation of the protocol is under way.
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 from spfreplay.mm.filemap import cache_content, cache_file
 from spfreplay.mm.pgtable import pfn_to_page
@@ -117,9 +118,9 @@ def page_word(mm: MmStruct, vpn: int) -> int:
 
 def pmd_entry(mm: MmStruct, vpn: int) -> PageTable | int | None:
     """Return what the PMD entry above ``vpn`` holds."""
-    pud = mm.pgd.entries.get(vpn >> 27)
-    pmd = pud.entries.get(vpn >> 18 & 511) if pud is not None else None
-    entry: PageTable | int | None = pmd.entries.get(vpn >> 9 & 511) if pmd is not None else None
+    pud = mm.pgd.entries[vpn >> 27]
+    pmd = pud.entries[vpn >> 18 & 511] if pud is not None else None
+    entry: PageTable | int | None = pmd.entries[vpn >> 9 & 511] if pmd is not None else None
     return entry
 
 
@@ -130,14 +131,19 @@ def huge_subpage(word: int, slot: int) -> int:
     return word
 
 
+def present(table: PageTable) -> list[tuple[int, Any]]:
+    """Return the entries of an upper table that are not none, with their indexes."""
+    return [(index, entry) for index, entry in enumerate(table.entries) if entry is not None]
+
+
 def mm_pages(mm: MmStruct) -> tuple[array[int], array[int]]:
     """Return every mapped page that pagemap would show: vpns ascending, their words."""
     vpns: array[int] = array("Q")
     words: array[int] = array("Q")
     kernel = mm.kernel
-    for pgd_index, pud in sorted(mm.pgd.entries.items()):
-        for pud_index, pmd in sorted(pud.entries.items()):
-            for pmd_index, entry in sorted(pmd.entries.items()):
+    for pgd_index, pud in present(mm.pgd):
+        for pud_index, pmd in present(pud):
+            for pmd_index, entry in present(pmd):
                 base = pgd_index << 27 | pud_index << 18 | pmd_index << 9
                 huge = PG_HUGE if isinstance(entry, int) else 0
                 if not huge and not entry.used:
@@ -200,7 +206,7 @@ def leaf_of(mm: MmStruct, vpn: int) -> PageTable:
     table = mm.pgd
     for shift in (27, 18, 9):
         index = vpn >> shift & 511
-        lower = table.entries.get(index)
+        lower = table.entries[index]
         if lower is None:
             lower = table.entries[index] = PageTable(table.level - 1)
         table = lower

@@ -41,7 +41,7 @@ def madvise_free_page_range(task: Task, vma: VmArea, start: int, end: int) -> St
             start = (start >> 30) + 1 << 30
             continue
         yield READ, pmd, ENTRY
-        entry = pmd.entries.get(start >> 21 & 511)
+        entry = pmd.entries[start >> 21 & 511]
         if entry.__class__ is int:
             entry = yield from madvise_free_huge_pmd(task, mm, pmd, start, next_start)
         if entry is not None:
@@ -79,7 +79,7 @@ def madvise_free_huge_pmd(
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
-    word = pmd.entries.get(index)
+    word = pmd.entries[index]
     alone = False
     if word is not None and word.__class__ is int and word >> PTE_CLASS_SHIFT == CLASS_ANON:
         alone = is_mapped_once(mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9])
@@ -92,5 +92,5 @@ def madvise_free_huge_pmd(
         return None
     yield from split_huge_pmd(task, mm, pmd, index)
     yield READ, pmd, ENTRY
-    table: PageTable | None = pmd.entries.get(index)
+    table: PageTable | None = pmd.entries[index]
     return table

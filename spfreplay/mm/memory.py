@@ -87,7 +87,7 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
     # v11 keeps pte_alloc() in a speculative fault: a no-op unless the PMD has
     # turned none since the walk.
     yield READ, pmd, ENTRY
-    table = pmd.entries.get(vmf.pmd_index)
+    table = pmd.entries[vmf.pmd_index]
     if table is None:
         yield from pte_alloc(task, pmd, vmf.pmd_index)
     elif table.__class__ is int:  # pmd_trans_unstable(): a huge page came in
@@ -117,9 +117,9 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
         if error:
             return VM_FAULT_OOM
     page = yield from alloc_page_vma(task, vmf, 0)
-    entry = page.pfn << PTE_PFN_SHIFT | vmf.vma_page_prot | PAGE_ACCESSED
+    low = vmf.vma_page_prot | PAGE_ACCESSED
     if vmf.vma_flags & VM_WRITE:
-        entry |= PAGE_RW | PAGE_DIRTY
+        low |= PAGE_RW | PAGE_DIRTY
     locked = yield from pte_map_lock(task, vmf)
     if not locked:
         yield from put_page(vma.vm_mm.kernel, page)
@@ -138,7 +138,7 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
     page.index = vmf.pgoff
     page.mapcount = 1
     yield WRITE, table, PTE
-    table.pte[slot] = entry
+    table.pte[slot] = page.pfn << PTE_PFN_SHIFT | low
     table.used += 1
     vmf.outcome = OUT_ANON
     yield UNLOCK, table, PTL

@@ -38,7 +38,7 @@ def move_page_tables(
         index = old_addr >> 21 & 511
         if pmd is not None:
             yield READ, pmd, ENTRY
-            entry = pmd.entries.get(index)
+            entry = pmd.entries[index]
         if pmd is not None and entry is not None:
             new_pmd = yield from pmd_alloc(task, mm, new_addr)
             new_index = new_addr >> 21 & 511
@@ -124,13 +124,13 @@ def move_huge_pmd(
         yield LOCK, new_pmd, PMD_LOCK
         new_pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
-    word = pmd.entries.get(index)
+    word = pmd.entries[index]
     yield READ, new_pmd, ENTRY
-    new_entry = new_pmd.entries.get(new_index)
+    new_entry = new_pmd.entries[new_index]
     moves = word.__class__ is int and new_entry is None
     if moves:
         yield WRITE, pmd, ENTRY
-        del pmd.entries[index]
+        pmd.entries[index] = None
         yield WRITE, new_pmd, ENTRY
         new_pmd.entries[new_index] = word
     if new_pmd is not pmd:

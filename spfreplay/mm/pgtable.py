@@ -27,11 +27,11 @@ def pmd_offset(mm: MmStruct, address: int) -> Steps[PageTable | None]:
     Context: mmap_sem, or whatever else keeps the tables in place.
     """
     yield READ, mm.pgd, ENTRY
-    pud = mm.pgd.entries.get(address >> 39)
+    pud = mm.pgd.entries[address >> 39]
     if pud is None:
         return None
     yield READ, pud, ENTRY
-    pmd: PageTable | None = pud.entries.get(address >> 30 & 511)
+    pmd: PageTable | None = pud.entries[address >> 30 & 511]
     return pmd
 
 
@@ -47,13 +47,13 @@ def pmd_alloc(task: Task, mm: MmStruct, address: int) -> Steps[PageTable]:
     for shift in (39, 30):
         index = address >> shift & 511
         yield READ, table, ENTRY
-        lower = table.entries.get(index)
+        lower = table.entries[index]
         if lower is None:
             new = PageTable(table.level - 1)
             yield LOCK, mm, PAGE_TABLE_LOCK
             mm.page_table_lock.lock(task)
             yield WRITE, table, ENTRY
-            lower = table.entries.setdefault(index, new)
+            lower = table.populate(index, new)
             yield UNLOCK, mm, PAGE_TABLE_LOCK
             mm.page_table_lock.unlock(task)
         table = lower
@@ -66,14 +66,14 @@ def pte_alloc(task: Task, pmd: PageTable, index: int) -> Steps[int]:
     Models: mm/memory.c:__pte_alloc()
     """
     yield READ, pmd, ENTRY
-    entry = pmd.entries.get(index)
+    entry = pmd.entries[index]
     if entry is not None:
         return 0
     new = PageTable(1)
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield WRITE, pmd, ENTRY
-    pmd.entries.setdefault(index, new)
+    pmd.populate(index, new)
     yield UNLOCK, pmd, PMD_LOCK
     pmd.ptl.unlock(task)
     return 0

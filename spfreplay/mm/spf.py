@@ -216,13 +216,13 @@ def spf_walk(task: Task, vmf: VmFault, mm: MmStruct) -> Steps[bool]:
     task.irqs_off = True
     pgd = mm.pgd
     yield READ, pgd, ENTRY
-    pud = pgd.entries.get(address >> 39)  # p4d is folded
+    pud = pgd.entries[address >> 39]  # p4d is folded
     if pud is None:
         yield IRQ_ON, task, IRQ
         task.irqs_off = False
         return False
     yield READ, pud, ENTRY
-    pmd = pud.entries.get(address >> 30 & 511)
+    pmd = pud.entries[address >> 30 & 511]
     if pmd is None:
         yield IRQ_ON, task, IRQ
         task.irqs_off = False
@@ -230,7 +230,7 @@ def spf_walk(task: Task, vmf: VmFault, mm: MmStruct) -> Steps[bool]:
     vmf.pmd = pmd
     vmf.pmd_index = index = address >> 21 & 511
     yield READ, pmd, ENTRY  # 13
-    vmf.orig_pmd = table = pmd.entries.get(index)
+    vmf.orig_pmd = table = pmd.entries[index]
     if table is None or table.__class__ is int:
         yield IRQ_ON, task, IRQ
         task.irqs_off = False

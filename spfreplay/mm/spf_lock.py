@@ -61,7 +61,7 @@ def pte_lock_speculative(task: Task, vmf: VmFault) -> Steps[PageTable | None]:
         # Legal to read only now: unmapping has not begun, and with interrupts
         # off no table of this VMA can be freed before they are on again.
         yield READ, pmd, ENTRY
-        pmdval = pmd.entries.get(vmf.pmd_index)
+        pmdval = pmd.entries[vmf.pmd_index]
         if pmdval is not vmf.orig_pmd:  # a collapse replaced the table
             yield IRQ_ON, task, IRQ
             task.irqs_off = False
@@ -97,7 +97,7 @@ def pte_spinlock(task: Task, vmf: VmFault) -> Steps[bool]:
         table = yield from pte_lock_speculative(task, vmf)
         return table is not None
     yield READ, vmf.pmd, ENTRY
-    table = vmf.pmd.entries.get(vmf.pmd_index)
+    table = vmf.pmd.entries[vmf.pmd_index]
     assert table is not None  # mmap_sem: it was there when the PTE was mapped
     yield LOCK, table, PTL
     table.ptl.lock(task)
@@ -118,7 +118,7 @@ def pte_map_lock(task: Task, vmf: VmFault) -> Steps[bool]:
         vmf.pte = table
         return True
     yield READ, vmf.pmd, ENTRY
-    table = vmf.pmd.entries.get(vmf.pmd_index)
+    table = vmf.pmd.entries[vmf.pmd_index]
     assert table is not None  # mmap_sem, and pte_alloc() came before
     yield LOCK, table, PTL
     table.ptl.lock(task)

@@ -123,8 +123,8 @@ class Compound:
 class PageTable:
     """One page-table page.  Levels: 4 pgd, 3 pud, 2 pmd, 1 pte.
 
-    Upper levels keep their entries in ``entries``: index -> lower table, or
-    (pmd level) a huge-page word, an int.  A leaf keeps 512 words in ``pte``.
+    Upper levels keep 512 of ``entries``: None, a lower table, or (pmd level) a
+    huge-page word, an int.  A leaf keeps 512 words in ``pte``.
     p4d is folded, as on x86-64 with four levels.
     """
 
@@ -132,14 +132,20 @@ class PageTable:
 
     def __init__(self, level: int) -> None:
         self.level = level
-        # mm.page_table_lock; pmd: ptl.  A PageTable, or at the pmd level an int:
-        # Any, because a cast on every level of every walk costs too much.
-        self.entries: dict[int, Any] = {}
+        # mm.page_table_lock; pmd: ptl.  None, a PageTable, or at the pmd level an
+        # int: Any, because a cast on every level of every walk costs too much.
+        self.entries: list[Any] = [None] * 512 if level > 1 else []
         #: leaf: its PTL.  pmd table: the pmd lock.
         self.ptl = SpinLock()
         self.pte: array[int] = array("Q", PTE_ZEROS) if level == 1 else array("Q")  # ptl
         self.used = 0  # leaf: PTEs that are not none; ptl
         self.freed = False
+
+    def populate(self, index: int, table: PageTable) -> PageTable:
+        """Hook ``table`` in where the entry is none; return what the entry then holds."""
+        if self.entries[index] is None:
+            self.entries[index] = table
+        return self.entries[index]  # type: ignore[no-any-return]
 
     def cmpxchg(self, index: int, old: int, new: int) -> bool:
         """Replace a PTE if it is still ``old``: what the CPU does to set its bits."""

@@ -63,7 +63,7 @@ def zap_pmd(task: Task, mm: MmStruct, pmd: PageTable, start: int, end: int) -> S
     """
     index = start >> 21 & 511
     yield READ, pmd, ENTRY
-    entry = pmd.entries.get(index)
+    entry = pmd.entries[index]
     if entry is None:
         return
     if entry.__class__ is int:
@@ -74,7 +74,7 @@ def zap_pmd(task: Task, mm: MmStruct, pmd: PageTable, start: int, end: int) -> S
         else:
             yield from split_huge_pmd(task, mm, pmd, index)
         yield READ, pmd, ENTRY
-        entry = pmd.entries.get(index)
+        entry = pmd.entries[index]
         if entry is None or entry.__class__ is int:
             return
     yield from zap_pte_range(task, mm, entry, start >> 12 & 511, end - start >> 12)
@@ -166,14 +166,14 @@ def free_pgd_range(
     pgd = mm.pgd
     for pgd_index in range(start >> 39, (end - 1 >> 39) + 1):
         yield READ, pgd, ENTRY
-        pud = pgd.entries.get(pgd_index)
+        pud = pgd.entries[pgd_index]
         if pud is None:
             continue
         base = pgd_index << 39
         yield from free_pud_range(task, pud, base, max(start, base), end, floor, top)
         if base >= floor and base + (1 << 39) <= top:
             yield WRITE, pgd, ENTRY
-            del pgd.entries[pgd_index]
+            pgd.entries[pgd_index] = None
             task.gather.append(pud)
 
 
@@ -187,14 +187,14 @@ def free_pud_range(
     last = min(end, base + (1 << 39)) - 1
     for index in range(start >> 30 & 511, (last >> 30 & 511) + 1):
         yield READ, pud, ENTRY
-        pmd = pud.entries.get(index)
+        pmd = pud.entries[index]
         if pmd is None:
             continue
         low = base + (index << 30)
         yield from free_pmd_range(task, pmd, low, max(start, low), end, floor, top)
         if low >= floor and low + (1 << 30) <= top:
             yield WRITE, pud, ENTRY
-            del pud.entries[index]
+            pud.entries[index] = None
             task.gather.append(pmd)
 
 
@@ -208,10 +208,10 @@ def free_pmd_range(
     last = min(end, base + (1 << 30)) - 1
     for index in range(start >> 21 & 511, (last >> 21 & 511) + 1):
         yield READ, pmd, ENTRY
-        table = pmd.entries.get(index)
+        table = pmd.entries[index]
         low = base + (index << 21)
         if table is None or low < floor or low + PMD_SIZE > top:
             continue
         yield WRITE, pmd, ENTRY
-        del pmd.entries[index]
+        pmd.entries[index] = None
         task.gather.append(table)
