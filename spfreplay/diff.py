@@ -7,7 +7,7 @@ seeing an engine.  *Locked* is the reference, *speculative* the other side.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from spfreplay.errors import EXIT_DIVERGED, EXIT_MATCH, EXIT_UNDECIDED
 from spfreplay.trace.events import Event
@@ -36,7 +36,7 @@ class DiffOptions(NamedTuple):
     protocol: str = "spf-v11"
     file_faults: bool = False
     speculate_single_threaded: bool = False
-    form: str = "straight"
+    form: Literal["straight", "window"] = "straight"
     skew: int = 0
     image_every: int = 0
     require: str = "recorded"
@@ -207,7 +207,6 @@ class DiffResult:
     health: str = ""
     findings: tuple[str, ...] = ()
     expect: str = ""
-    t0: int = 0
     #: paths of the mapped files, by file id
     files: tuple[str, ...] = ()
     interrupted_at: int | None = None

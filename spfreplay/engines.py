@@ -14,7 +14,7 @@ import errno
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from spfreplay.errors import ModelError
 from spfreplay.trace.events import EV_NO_EFFECT, EV_NO_RESULT, Columns, Tables
@@ -156,7 +156,7 @@ class EngineOptions(NamedTuple):
     protocol: str = "spf-v11"
     file_faults: bool = False
     speculate_single_threaded: bool = False
-    form: str = "straight"
+    form: Literal["straight", "window"] = "straight"
 
 
 class Mismatch(NamedTuple):

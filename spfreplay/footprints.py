@@ -7,7 +7,7 @@ Footprint of an operation, in pages of its address space:
   attributes it may change (kept track of from the calls themselves; mappings
   that the kernel may have merged count as one);
 * what may free page tables (munmap, mremap, shrinking brk): all pages of the
-  tables that it touches;
+  tables that it touches; the mappings next to it only where it cuts one in two;
 * fork and exec: all pages of both address spaces; exit, mlockall: all of one.
 
 Objects shared between address spaces otherwise (a file page mapped twice) do
@@ -138,6 +138,14 @@ class Mappings:
             high_page = starts[high] if high < len(starts) else ALL_PAGES
         return min(low_page, first), max(high_page, last)
 
+    def splits(self, first: int, last: int) -> bool:
+        """Tell whether unmapping ``[first, last)`` would cut a mapping in two."""
+        return any(
+            self._starts[bisect_right(self._starts, vpn) - 1] != vpn
+            and self._labels[bisect_right(self._starts, vpn) - 1] is not None
+            for vpn in (first, last)
+        )
+
 
 class Footprints:
     """Says what an event touches; keeps track of mappings on the way.
@@ -196,11 +204,14 @@ class Footprints:
         last = max(first, pages_end(c.a0[i], c.a1[i]))
         if op in _PAGES_ONLY:
             return first, last
-        low, high = mappings.around(first, last)
         if op == OP_MUNMAP:
+            low, high = first, last
+            if mappings.splits(first, last):
+                low, high = mappings.around(first, last)
             if c.ret[i] == 0:
                 mappings.paint(first, last, None)
             return low & ~_TABLE, (high + _TABLE) & ~_TABLE
+        low, high = mappings.around(first, last)
         if op == OP_MPROTECT:
             mappings.change(first, last, ("prot", c.a2[i]))
         return low, high

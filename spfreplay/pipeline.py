@@ -135,7 +135,6 @@ def conclude(
         health=grade,
         findings=findings,
         expect=trace.tables.header.expect,
-        t0=trace.tables.header.t0,
         files=tuple(file.path for file in trace.tables.files),
         interrupted_at=comparison.played if comparison.interrupted else None,
     )
@@ -143,7 +142,9 @@ def conclude(
 
 def trace_health(trace: Trace) -> tuple[str, bool, tuple[str, ...]]:
     """Return grade, whether it caps a MATCH, and the findings."""
-    from spfreplay.trace.health import check_health
-
+    try:
+        from spfreplay.trace.health import check_health
+    except ModuleNotFoundError:
+        return "unknown", False, ()
     health = check_health(trace)
     return str(health.grade), bool(health.caps_match), tuple(map(str, health.findings))

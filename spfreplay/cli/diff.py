@@ -142,7 +142,7 @@ def _event(trace: Trace, place: tuple[int | None, int | None] | None) -> int | N
     number, since = place
     if number is not None:
         return number
-    return event_at(trace, trace.header.t0 + (since or 0))
+    return event_at(trace, since or 0)
 
 
 def _tell(results: list[DiffResult], form: str, full: bool, colour: bool) -> str:

@@ -101,7 +101,7 @@ def divergence(result: DiffResult, found: Divergence) -> Iterator[str]:
     yield RULE
     yield f"BUG: spfreplay: divergence of {protocol} at event #{event.number}"
     yield ""
-    yield from _wrapped(words.event_line(event, result.t0))
+    yield from _wrapped(words.event_line(event))
     differences = found.differences
     yield "  after it differ: " + ", ".join(
         (
@@ -111,26 +111,26 @@ def divergence(result: DiffResult, found: Divergence) -> Iterator[str]:
         )
     )
     if found.result is not None and found.result_event is not None:
-        yield from _result(found, protocol, result.t0)
+        yield from _result(found, protocol)
     yield from _pages(result, differences.pages, differences.page_count)
     yield from _regions(result, found)
     for rss in differences.rss:
         yield f"  mm {rss.mm} {rss.member}: locked {rss.locked}, {protocol} {rss.speculative}"
     for page in [page for page in differences.pages if page.event == event.number][:3]:
-        yield from _touched(page, result.t0)
+        yield from _touched(page)
     if found.differing_results > 1:
         yield ""
         yield f"  {count(found.differing_results, 'answer')} differ from there to the end"
     yield RULE
 
 
-def _result(found: Divergence, protocol: str, t0: int) -> Iterator[str]:
+def _result(found: Divergence, protocol: str) -> Iterator[str]:
     assert found.result is not None and found.result_event is not None
     ours, theirs = words.differing_result(found.result, found.result_event.event.op)
     yield ""
     if found.result_event.number != found.event.number:
         yield "It is felt at"
-        yield from _wrapped(words.event_line(found.result_event, t0))
+        yield from _wrapped(words.event_line(found.result_event))
     yield f"  locked   {ours}"
     yield f"  {protocol:8} {theirs}"
 
@@ -160,18 +160,20 @@ def _regions(result: DiffResult, found: Divergence) -> Iterator[str]:
         since = f" since #{one.event}" if one.event >= 0 else ""
         yield ""
         yield f"  mapping of mm {one.mm} at {one.addr:x}{since}"
-        for name, side in (("locked", one.locked), (result.options.protocol, one.speculative)):
-            yield f"    {name:8} {words.shorten(words.region(side, result.files), 66)}"
-            if flags := words.region_flags(side):
-                yield f"             {flags}"
+        both = (("locked", one.locked, one.speculative),
+                (result.options.protocol, one.speculative, one.locked))  # fmt: skip
+        for name, side, other in both:
+            yield f"    {name:8} {words.region(side, result.files)}"
+            if flags := words.region_flags(side, other):
+                yield f"             only here: {flags}"
 
 
-def _touched(page: PageDifference, t0: int) -> Iterator[str]:
+def _touched(page: PageDifference) -> Iterator[str]:
     yield ""
     before = f", {page.touched_before} earlier ones left out" if page.touched_before else ""
     yield f"Operations on page {page.vpn << PAGE_SHIFT:x} of mm {page.mm}{before}:"
     for one in page.touched:
-        yield from _wrapped(words.event_line(one, t0))
+        yield from _wrapped(words.event_line(one))
 
 
 def _wrapped(line: str) -> list[str]:
@@ -257,7 +259,7 @@ def _recording(result: DiffResult) -> Iterator[str]:
         return
     yield f"Results unlike the recording: {result.mismatch_count:,}"
     for row in result.mismatches:
-        line = words.event_line(row.event, result.t0)
+        line = words.event_line(row.event)
         yield from _wrapped(f"{line}; computed {words.returned(row.computed)}")
     if result.speculative_mismatch_count != result.mismatch_count:
         yield f"  ({result.options.protocol}: {result.speculative_mismatch_count:,})"

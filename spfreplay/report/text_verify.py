@@ -90,9 +90,10 @@ def _misses(result: VerifyResult, one: CheckpointResult) -> Iterator[str]:
     if one.wrong > len(one.pages):
         yield f"  ... and {words.count(one.wrong - len(one.pages), 'more page')}"
     for miss in one.regions:
-        yield f"  kernel   {words.shorten(words.region(miss.kernel, result.files), 68)}"
-        yield f"           {words.region_flags(miss.kernel)}"
-        yield f"  {one.engine:8} {words.shorten(words.region(miss.engine, result.files), 68)}"
-        yield f"           {words.region_flags(miss.engine)}"
+        both = (("kernel", miss.kernel, miss.engine), (one.engine, miss.engine, miss.kernel))
+        for name, side, other in both:
+            yield f"  {name:8} {words.region(side, result.files)}"
+            if flags := words.region_flags(side, other):
+                yield f"           only here: {flags}"
     if one.region_misses > len(one.regions):
         yield f"  ... and {words.count(one.region_misses - len(one.regions), 'more mapping')}"

@@ -32,6 +32,11 @@ _MAP_FLAGS: Final = {
     for name, value in vars(c).items()
     if name.startswith("MAP_") and name not in ("MAP_TYPE", "MAP_SHARED_VALIDATE")
 }
+_VM_FLAGS: Final = {
+    value: name.removeprefix("VM_").lower()
+    for name, value in vars(c).items()
+    if name.startswith("VM_")
+}
 _NAMES: Final = {
     value: name.removeprefix("OP_").lower()
     for name, value in vars(c).items()
@@ -72,23 +77,19 @@ def region(one: Region | None, files: Sequence[str] = ()) -> str:
     rights += "s" if one.flags & (c.VM_SHARED | c.VM_MAYSHARE) else "p"
     line = f"{one.start:08x}-{one.end:08x} {rights} {one.pgoff << c.PAGE_SHIFT:08x}"
     if 0 <= one.file < len(files):
-        line += " " + files[one.file]
+        line += " " + shorten(files[one.file], WIDTH - 12 - len(line))
     return line
 
 
-def region_flags(one: Region | None) -> str:
-    """Name the flags that a line of maps does not show."""
+def region_flags(one: Region | None, other: Region | None) -> str:
+    """Name the attributes of ``one`` that ``other`` lacks."""
     if one is None:
         return ""
-    names = [
-        name.removeprefix("VM_").lower()
-        for name, value in vars(c).items()
-        if name.startswith("VM_")
-        and value & one.flags
-        and value not in (c.VM_READ, c.VM_WRITE, c.VM_EXEC, c.VM_SHARED)
-        and not name.startswith("VM_MAY")
-    ]
-    return " ".join(names + (["anon_vma"] if one.anon_vma else []))
+    lacking = one.flags & ~(other.flags if other else 0)
+    names = [name for value, name in _VM_FLAGS.items() if value & lacking]
+    if one.anon_vma and not (other and other.anon_vma):
+        names.append("anon_vma")
+    return " ".join(names)
 
 
 def result(op: int, answer: int, value: int | None, reasons: bool = False) -> str:
@@ -182,18 +183,17 @@ def _map_flags(flags: int) -> str:
     return "|".join(names).replace("ANONYMOUS", "ANON")
 
 
-def moment(t: int, t0: int) -> str:
-    """Print a time as seconds since the trace began."""
-    since = t - t0
-    sign = "-" if since < 0 else "+"
-    return f"{sign}{abs(since) // 10**9}.{abs(since) % 10**9:09d}s"
+def moment(t: int) -> str:
+    """Print a time of the trace in seconds."""
+    sign = "-" if t < 0 else "+"
+    return f"{sign}{abs(t) // 10**9}.{abs(t) % 10**9:09d}s"
 
 
-def event_line(one: NumberedEvent, t0: int) -> str:
+def event_line(one: NumberedEvent) -> str:
     """Print an event on one line."""
     event = one.event
     return (
-        f"#{one.number} {moment(event.t, t0)} cpu {event.cpu} thread {event.tid} "
+        f"#{one.number} {moment(event.t)} cpu {event.cpu} thread {event.tid} "
         f"mm {space(event.mm)}: {call(event)}"
     )
 
