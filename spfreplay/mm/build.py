@@ -41,6 +41,7 @@ PROTOCOL_MODULES: Final = (
     "mprotect",
     "mremap",
     "madvise",
+    "truncate",
     "mlock",
     "fork",
     "pgtable",

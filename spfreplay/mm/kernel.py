@@ -8,8 +8,15 @@ from typing import Any, Final
 from spfreplay.errors import ModelError
 from spfreplay.mm.build import Form, build
 from spfreplay.mm.exec import mm_from_image
-from spfreplay.mm.image import add_folio, file_from_facts, mm_image, mm_regions, page_word
-from spfreplay.mm.mmap import UNKNOWN_FILE
+from spfreplay.mm.image import (
+    add_folio,
+    file_from_facts,
+    mm_image,
+    mm_regions,
+    page_word,
+    vma_region,
+)
+from spfreplay.mm.mmap import U64, UNKNOWN_FILE
 from spfreplay.mm.spf_reasons import REASON_NAMES
 from spfreplay.mm.steps import Steps
 from spfreplay.mm.types import Kernel, MmStruct, Task
@@ -184,7 +191,7 @@ class SpeculativeKernel:
         if function is None:
             return self._without_mm(op, a0, a1, a2)
         task = self._task(stamp, mm, tid)
-        return function(task, self._mms[mm], a0, a1, a2, a3, a4, a5, ret)
+        return function(task, self._mms[mm], a0 & U64, a1 & U64, a2, a3, a4, a5, ret)
 
     def begin(
         self,
@@ -204,8 +211,8 @@ class SpeculativeKernel:
             raise ModelError(f"operation {op} has no steps")
         task = self._task(stamp, mm, tid)
         function = getattr(build(PROTOCOL, "window"), name)
-        padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
-        return task, function(task, self._mms[mm], *padded, ret)
+        a0, a1, *others = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+        return task, function(task, self._mms[mm], a0 & U64, a1 & U64, *others, ret)
 
     def begin_access(
         self, stamp: int, mm: int, tid: int, addr: int, error_code: int
@@ -251,10 +258,8 @@ class SpeculativeKernel:
 
     def region(self, mm: int, addr: int) -> Region | None:
         """Return the VMA that holds ``addr``."""
-        for region in mm_regions(self._mm(mm)):
-            if region.start <= addr < region.end:
-                return region
-        return None
+        vma = self._mm(mm).mm_rb.find(addr)
+        return vma_region(vma) if vma is not None and vma.vm_start <= addr else None
 
     def regions(self, mm: int) -> tuple[Region, ...]:
         """Return all VMAs in address order."""

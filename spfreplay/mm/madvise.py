@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
+from errno import EACCES, EAGAIN, EFAULT, EINVAL, ENOMEM
 
 from spfreplay.errors import ModelError
 from spfreplay.mm.gup import faultin_page_range
@@ -17,8 +17,9 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.truncate import punch_hole
 from spfreplay.mm.types import MmStruct, Task, VmArea
-from spfreplay.mm.vma import find_vma, vm_write_begin, vm_write_end
+from spfreplay.mm.vma import find_vma, fput, get_file, vm_write_begin, vm_write_end
 from spfreplay.mm.vma_adjust import VM_SPECIAL, vma_modify_flags
 from spfreplay.mm.zap import zap_page_range
 from spfreplay_reference.contract import (
@@ -54,6 +55,7 @@ from spfreplay_reference.contract import (
     VM_IO,
     VM_LOCKED,
     VM_MAYSHARE,
+    VM_MAYWRITE,
     VM_MERGEABLE,
     VM_NOHUGEPAGE,
     VM_PFNMAP,
@@ -87,9 +89,10 @@ SHARED_MODE = (
     MADV_FREE,
     MADV_COLD,
     MADV_PAGEOUT,
+    MADV_REMOVE,
 )
 POPULATE = (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
-UNSUPPORTED = (MADV_REMOVE, MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE)
+UNSUPPORTED = (MADV_COLLAPSE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE)
 
 
 def sys_madvise(
@@ -177,6 +180,8 @@ def madvise_vma_behavior(
         return 0
     if behavior in (MADV_COLD, MADV_PAGEOUT):
         return -EINVAL if vma.vm_flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB) else 0
+    if behavior == MADV_REMOVE:
+        return (yield from madvise_remove(task, mm, vma, start, end))
     if behavior in SHARED_MODE:
         return (yield from madvise_dontneed_free(task, vma, start, end, behavior))
     return (yield from madvise_behavior(task, mm, vma, start, end, behavior))
@@ -204,6 +209,31 @@ def madvise_dontneed_free(
     yield from vm_write_begin(task, vma)
     yield from madvise_free_page_range(task, vma, start, end)
     yield from vm_write_end(task, vma)
+    return 0
+
+
+def madvise_remove(task: Task, mm: MmStruct, vma: VmArea, start: int, end: int) -> Steps[int]:
+    """Punch a hole into the file below ``[start, end)``.
+
+    :return: 0 or -errno.
+
+    Models: mm/madvise.c:madvise_remove()
+    Context: mmap_sem (read), dropped meanwhile and taken again.
+    """
+    file = vma.vm_file
+    if vma.vm_flags & VM_LOCKED or file is None:
+        return -EINVAL
+    if vma.vm_flags & (VM_SHARED | VM_MAYWRITE) != VM_SHARED | VM_MAYWRITE:
+        return -EACCES
+    index = vma.vm_pgoff + (start - vma.vm_start >> 12)
+    pages = end - start >> 12
+    yield from get_file(file)
+    yield UNLOCK, mm, MMAP_SEM
+    mm.mmap_sem.read_unlock(task)
+    yield from punch_hole(task, file, index, pages, mm)
+    yield LOCK_READ, mm, MMAP_SEM
+    mm.mmap_sem.read_lock(task)
+    yield from fput(mm, file)
     return 0
 
 

@@ -76,6 +76,8 @@ from spfreplay_reference.contract import (
     FileFacts,
 )
 
+#: arguments come as signed 64-bit patterns
+U64: Final = (1 << 64) - 1
 OVERCOMMIT_NEVER: Final = 2
 STACK_GUARD_GAP: Final = 256 << 12
 MMAP_MIN_ADDR: Final = 0x1_0000
@@ -207,7 +209,10 @@ def do_mmap(
     kind = flags & MAP_TYPE
     if kind == MAP_SHARED or (kind == MAP_SHARED_VALIDATE and file is not None):
         vm_flags |= VM_SHARED | VM_MAYSHARE
-        pgoff = 0 if file is None else pgoff
+        if file is None:
+            pgoff = 0
+        elif not prot & PROT_WRITE:  # no trace tells: taken as opened for reading only
+            vm_flags &= ~(VM_SHARED | VM_MAYWRITE)
     elif kind != MAP_PRIVATE:
         return -EINVAL
     elif file is None:

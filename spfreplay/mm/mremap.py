@@ -13,7 +13,7 @@ from __future__ import annotations
 from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 
 from spfreplay.mm.mlock import VM_LOCKED_MASK, mm_populate
-from spfreplay.mm.mmap import get_unmapped_area, mlock_future_ok, page_align
+from spfreplay.mm.mmap import U64, get_unmapped_area, mlock_future_ok, page_align
 from spfreplay.mm.move_page_tables import move_page_tables
 from spfreplay.mm.munmap import do_munmap
 from spfreplay.mm.rmap import anon_vma_clone, unlink_anon_vmas
@@ -75,6 +75,7 @@ def sys_mremap(
     Models: mm/mremap.c:do_mremap() of 6.18
     Context: takes mmap_sem for write, then to populate for read.
     """
+    new_addr &= U64
     old_len = page_align(old_len)
     new_len = page_align(new_len)
     error = check_mremap_params(mm, addr, old_len, new_len, flags, new_addr)
@@ -121,7 +122,7 @@ def check_mremap_params(
         return -EINVAL
     if flags & MREMAP_DONTUNMAP and old_len != new_len:
         return -EINVAL
-    if addr < new_addr + new_len and new_addr < addr + old_len:
+    if addr < new_addr + new_len and new_addr < addr + old_len & U64:  # it may wrap
         return -EINVAL
     if mm.map_count + 2 >= mm.kernel.profile.max_map_count - 3:
         return -ENOMEM
@@ -157,7 +158,8 @@ def check_prep_vma(
     fixed_size = vma.vm_flags & (VM_DONTEXPAND | VM_PFNMAP)
     if flags & MREMAP_DONTUNMAP and fixed_size:
         return -EINVAL
-    if old_len > vma.vm_end - addr:
+    # What a shrinking move cuts off may lie in other VMAs, or nowhere.
+    if min(old_len, new_len) > vma.vm_end - addr:
         return -EFAULT
     if new_len <= old_len:
         return 0
@@ -183,7 +185,7 @@ def remap_move(
     vma = yield from find_vma(task, mm, at)
     if vma is None or vma.vm_start > addr or not length:
         return -EFAULT
-    while vma is not None and vma.vm_start < end:
+    while vma is not None and at < end:
         at = max(at, vma.vm_start)
         upto = min(end, vma.vm_end)
         target = new_addr + (at - addr)
@@ -196,7 +198,7 @@ def remap_move(
         if result < 0:
             return result
         at = upto
-        vma = yield from find_vma(task, mm, at)
+        vma = yield from find_vma_intersection(task, mm, at, end)
     return new_addr
 
 
