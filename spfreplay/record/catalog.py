@@ -28,7 +28,8 @@ RAW_SIGNAL: Final = 14
 RAW_SNAPSHOT: Final = 15
 RAW_POLL: Final = 16
 RAW_GAP: Final = 17
-RAW_CODES: Final = 18
+RAW_FILE_FAULT: Final = 18
+RAW_CODES: Final = 19
 
 # System calls, small ints too.  The first ones change an address space.
 CALL_MMAP: Final = 0
@@ -145,6 +146,7 @@ DETAIL_EVENTS: Final = (
     Wanted("kmem", "rss_stat", RAW_RSS, ("mm_id", "curr", "member", "size")),
     Wanted("filemap", "mm_filemap_map_pages", RAW_MAP_PAGES,
            ("i_ino", "s_dev", "index", "last_index"), -1, False),
+    Wanted("filemap", "mm_filemap_fault", RAW_FILE_FAULT, ("i_ino", "s_dev"), -1, False),
     Wanted("filemap", "mm_filemap_add_to_page_cache", RAW_CACHE_ADD, _CACHE, -1, False),
     Wanted("filemap", "mm_filemap_delete_from_page_cache", RAW_CACHE_DEL, _CACHE, -1, False),
     Wanted("mmap", "exit_mmap", RAW_EXIT_MMAP, ("mm",), -1, False),

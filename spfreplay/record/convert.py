@@ -81,6 +81,7 @@ class Converter:
         table[k.RAW_LOCK_ACQUIRED] = self._acquired
         table[k.RAW_LOCK_RELEASED] = self._released
         table[k.RAW_MAP_PAGES] = self._map_pages
+        table[k.RAW_FILE_FAULT] = self._file_fault
         table[k.RAW_CACHE_ADD] = self._cache_add
         table[k.RAW_CACHE_DEL] = self._cache_del
         table[k.RAW_RSS] = self._rss_stat
@@ -139,12 +140,28 @@ class Converter:
         if mapping is not None:
             mapping.learn(key)
 
+    def _file_fault(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
+        """Fault-around did not bring the page itself: more is to come."""
+        tid, ino, dev = values
+        task = self._tasks.get(tid)
+        if task is None or not task.fault or task.mm is None:
+            return
+        task.fault_waits = True
+        task.fault_last = ts
+        mapping = task.mm.maps.find(task.fault_addr)
+        if mapping is not None:
+            mapping.learn((dev >> 20, dev & 0xFFFFF, ino))
+
     # -- locks and counters --------------------------------------------------
 
     def _acquired(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
         tid, ptr, write, success = values
         task = self._tasks.get(tid)
-        if task is None or not success:
+        if task is None:
+            return
+        if not success:
+            if task.fault:
+                self.faults.tried(task, ts)
             return
         if task.fault:
             if write and k.LAST_VM_CALL < task.call <= k.LAST_EXEC_CALL:

@@ -80,10 +80,18 @@ class FaultWriter:
         return EV_LOCK_MMAP if held else EV_LOCK_VMA
 
     @staticmethod
+    def tried(task: Task, ts: int) -> None:
+        """Take a failed trylock: the fault may now wait for mmap_lock for long."""
+        if ts - task.fault_enter <= FAULT_REACH and not task.fault_rss:
+            task.fault_waits = True
+            task.fault_last = ts
+
+    @staticmethod
     def acquired(task: Task, ts: int, ptr: int) -> bool:
         """Take a lock event into the open fault; False if it is not its own."""
-        late = task.fault_err & c.X86_PF_USER and ts - task.fault_enter > FAULT_REACH
-        if late or (task.fault_rss and not task.fault_held):
+        user = task.fault_err & c.X86_PF_USER
+        late = user and not task.fault_waits and ts - task.fault_enter > FAULT_REACH
+        if late or (task.fault_rss and not task.fault_held and not task.fault_waits):
             task.fault_over = True
             return False  # some later system call's
         if task.fault_ptr == 0:
@@ -97,9 +105,10 @@ class FaultWriter:
         """Take an rss_stat into the open fault; False if that is complete.
 
         An anonymous page is the last that a fault maps; a read of a file counts
-        its fault-around and then, maybe, its own page.
+        its fault-around and then, maybe, its own page, or after having waited for
+        that the fault-around again.
         """
-        if task.fault_over or task.fault_anon_done or task.fault_files >= 2:
+        if task.fault_over or task.fault_anon_done or task.fault_files > 1 + task.fault_waits:
             return False
         write = task.fault_err & c.X86_PF_WRITE
         if member == c.MM_ANONPAGES and not write and not task.fault_swap:

@@ -135,7 +135,8 @@ class Task:
         "fault", "fault_addr", "fault_anon", "fault_anon_done", "fault_cpu", "fault_enter",
         "fault_err", "fault_file", "fault_files", "fault_first", "fault_flags", "fault_held",
         "fault_ip", "fault_key", "fault_last", "fault_over", "fault_ptr", "fault_released",
-        "fault_rss", "fault_shmem", "fault_swap", "fault_to", "fds", "mm", "tgid", "tid",
+        "fault_rss", "fault_shmem", "fault_swap", "fault_to", "fault_waits", "fds", "mm",
+        "tgid", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int, tgid: int, mm: MmState | None, fds: dict[int, Token]) -> None:
@@ -156,7 +157,9 @@ class Task:
         self.fault_enter = self.fault_cpu = self.fault_addr = self.fault_ip = 0
         self.fault_err = self.fault_flags = self.fault_last = self.fault_rss = 0
         self.fault_ptr = self.fault_released = 0
-        self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = False
+        self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = (
+            self.fault_waits
+        ) = False
         self.fault_files = self.fault_file = self.fault_anon = self.fault_shmem = 0
         self.fault_key: Key | None = None
         self.fault_first = self.fault_to = 0
@@ -182,6 +185,8 @@ class Task:
         self.fault_ip = ip
         self.fault_err = err
         self.fault_flags = self.fault_rss = self.fault_ptr = self.fault_released = 0
-        self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = False
+        self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = (
+            self.fault_waits
+        ) = False
         self.fault_files = self.fault_file = self.fault_anon = self.fault_shmem = 0
         self.fault_key = None

@@ -211,6 +211,30 @@ def test_pages_after_a_complete_fault_are_not_that_faults():
     ]
 
 
+def test_a_fault_that_waits_for_its_file_page_maps_more_later():
+    story = Story()
+    story.tell(100, k.RAW_FAULT_USER, ROOT, 0x8000, 0x400, READ)
+    story.tell(103, k.RAW_RSS, ROOT, 1, 1, c.MM_FILEPAGES, 4 * 4096)
+    story.tell(104, k.RAW_FILE_FAULT, ROOT, 7, 8 << 20 | 1)
+    story.tell(10**8, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 1)
+    story.tell(10**8 + 5, k.RAW_RSS, ROOT, 1, 1, c.MM_FILEPAGES, 5 * 4096)
+    (fault,) = story.without_exec()
+    assert (fault.t, fault.d_file) == (10**8 + 5, 5)
+
+
+def test_a_fault_may_wait_long_for_the_lock_that_it_tried():
+    story = Story()
+    for tried, start in ((True, 10**8), (False, 2 * 10**8)):
+        story.tell(start, k.RAW_FAULT_USER, ROOT, 0x8000, 0x400, WRITE)
+        if tried:
+            story.tell(start + 1, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 0)
+        story.tell(start + 10**7, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 1)
+        story.tell(start + 10**7 + 2, k.RAW_RSS, ROOT, 1, 1, c.MM_ANONPAGES, start)
+    waited, *others = story.without_exec()
+    assert (waited.t, waited.op) == (10**8 + 10**7 + 2, c.OP_ACCESS)
+    assert [one.op for one in others] == [c.OP_ACCESS, c.OP_UNKNOWN_POPULATION]
+
+
 def test_a_kernel_access_that_takes_no_lock_failed_with_page_faults_disabled():
     story = Story()
     story.tell(100, k.RAW_FAULT_KERNEL, ROOT, 0x8000, 0x400, c.X86_PF_WRITE)
