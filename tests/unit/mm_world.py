@@ -11,7 +11,6 @@ from spfreplay.mm.pte import vm_get_page_prot, wants_writenotify
 from spfreplay.mm.types import AnonVma, Kernel, MmStruct, Task, VmArea
 from spfreplay_reference.contract import (
     CONTENT_SHIFT,
-    KernelProfile,
     VM_EXEC,
     VM_MAYEXEC,
     VM_MAYREAD,
@@ -22,6 +21,7 @@ from spfreplay_reference.contract import (
     X86_PF_INSTR,
     X86_PF_USER,
     X86_PF_WRITE,
+    KernelProfile,
 )
 
 READ = X86_PF_USER
