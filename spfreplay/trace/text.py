@@ -8,7 +8,7 @@ gives equal tables and events.  ``traces/README.md`` describes the form;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from spfreplay.trace import words as w
@@ -23,35 +23,30 @@ from spfreplay_reference.contract import KernelProfile
 
 def format_trace(trace: Trace) -> Iterator[str]:
     """Yield the lines of ``trace``, without their ends; nothing is left out."""
-    yield from format_lines(trace.tables, read_events(trace))
+    yield from format_tables(trace.tables)
+    yield from format_events(trace.tables, read_events(trace))
 
 
-def format_lines(
-    tables: Tables, events: Iterable[Event], keep: Callable[[Event], bool] | None = None
-) -> Iterator[str]:
-    """Yield the lines of tables and events.
-
-    :param keep: events to show, None = all.  What is left out is left out
-        of the context too: the lines still read back as those events.
-    """
+def format_tables(tables: Tables) -> Iterator[str]:
+    """Yield all lines that stand above the events."""
     yield f"{FIRST_TEXT.decode()} {VERSION}"
     yield from write_header(tables.header)
-    for process in tables.processes:
-        yield _write_process(process)
-    for thread in tables.threads:
-        yield _write_thread(thread)
-    for file in tables.files:
-        yield _write_file(file)
+    yield from map(_write_process, tables.processes)
+    yield from map(_write_thread, tables.threads)
+    yield from map(_write_file, tables.files)
     for number, image in enumerate(tables.images):
         yield from write_image(number, image)
     for checkpoint in tables.checkpoints:
         yield from write_checkpoint(checkpoint)
+
+
+def format_events(tables: Tables, events: Iterable[Event]) -> Iterator[str]:
+    """Yield the lines of ``events``, which may be some of a trace only."""
     threads = tables.threads
     context = Context(threads[0].tid if threads else 1)
     for event in events:
-        if keep is None or keep(event):
-            yield write_event(event, context, len(threads) > 1)
-            context.note(event)
+        yield write_event(event, context, len(threads) > 1)
+        context.note(event)
 
 
 # -- header and tables ------------------------------------------------------
