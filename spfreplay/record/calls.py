@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import Final
 
@@ -39,6 +40,15 @@ def _failed(ret: int) -> bool:
 
 def _aligned(length: int) -> int:
     return (length + 4095) & ~4095
+
+
+def _opens_for_writing(call: int, args: tuple[int, ...]) -> bool:
+    """Tell whether a call opens a file for writing; openat2 hides it in user memory."""
+    if call == k.CALL_OPENAT:
+        return args[2] & os.O_ACCMODE != os.O_RDONLY
+    if call == k.CALL_OPEN:
+        return args[1] & os.O_ACCMODE != os.O_RDONLY
+    return call in (k.CALL_CREAT, k.CALL_MEMFD_CREATE)
 
 
 class CallWriter:
@@ -97,6 +107,12 @@ class CallWriter:
         anonymous = mode & c.MAP_ANONYMOUS
         file = c.FILE_ANON if anonymous else c.FILE_UNKNOWN
         pgoff = 0 if anonymous else (offset & ((1 << 64) - 1)) >> c.PAGE_SHIFT
+        fd &= 0xFFFF_FFFF
+        token = task.fds.get(fd)
+        if token is None:
+            token = Token()
+        if token.writable and not anonymous:
+            mode |= c.MAP_FD_WRITABLE
         row = self._emit(
             task, ts, c.OP_MMAP, flags, (addr, length, prot, mode, file, pgoff), ret
         )
@@ -107,10 +123,7 @@ class CallWriter:
         if anonymous:
             mm.maps.clear(ret, end)
             return
-        fd &= 0xFFFF_FFFF
-        token = task.fds.get(fd)
-        if token is None:
-            token = task.fds[fd] = Token()
+        task.fds[fd] = token
         mapping = Mapping(row, ret, token)
         self.mappings.append(mapping)
         mm.maps.add(ret, end, pgoff, mapping)
@@ -175,4 +188,4 @@ class CallWriter:
                 source = task.fds.get(task.args[0] & 0xFFFF_FFFF)
                 task.fds[ret] = source if source is not None else Token()
             else:
-                task.fds[ret] = Token()
+                task.fds[ret] = Token(_opens_for_writing(call, task.args))

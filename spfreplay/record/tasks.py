@@ -12,10 +12,11 @@ from spfreplay.record.procfs import MapLine
 class Token:
     """An open file description, as far as descriptors tell: one file."""
 
-    __slots__ = ("key",)
+    __slots__ = ("key", "writable")
 
-    def __init__(self) -> None:
+    def __init__(self, writable: bool = False) -> None:
         self.key: Key | None = None
+        self.writable = writable  # opened for writing; False also where that is not known
 
 
 class Mapping:

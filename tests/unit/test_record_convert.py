@@ -359,6 +359,26 @@ def test_one_look_at_maps_names_every_mapping_of_the_same_descriptor():
     assert story.converter.files.entries[0].path == "/lib/x"
 
 
+@pytest.mark.parametrize(
+    ("call", "args", "writable"),
+    [
+        (k.CALL_OPENAT, (0, 0, 0, 0), False),
+        (k.CALL_OPENAT, (0, 0, 0o2, 0), True),
+        (k.CALL_OPENAT, (0, 0, 0o1, 0), True),
+        (k.CALL_OPEN, (0, 0o2, 0, 0), True),
+        (k.CALL_OPEN, (0, 0o100, 0o2, 0), False),
+        (k.CALL_MEMFD_CREATE, (0, 0, 0, 0), True),
+    ],
+)
+def test_a_mapping_tells_whether_its_file_was_opened_for_writing(call, args, writable):
+    story = Story()
+    story.tell(100, k.RAW_ENTER, ROOT, call, *args, 0, 0)
+    story.tell(101, k.RAW_EXIT, ROOT, call, 3)
+    story.call(110, k.CALL_MMAP, (0, 4096, 1, c.MAP_SHARED, 3, 0), 0x10000)
+    (mapped,) = story.without_exec()
+    assert mapped.a3 == c.MAP_SHARED | (c.MAP_FD_WRITABLE if writable else 0)
+
+
 def test_a_fault_around_names_the_file_of_its_mapping():
     story = Story()
     story.call(110, k.CALL_MMAP, (0, 1 << 16, 1, 2, 3, 0), 0x10000)
