@@ -174,10 +174,17 @@ def _sites(one: Described) -> Iterator[str]:
 
 def _checkpoints(one: Described) -> Iterator[str]:
     rows = [
-        (point.id, _duration(point.t), point.pid, "-" if point.mm == MM_NONE else f"mm{point.mm}", point.reason,
-         len(point.regions), f"{len(point.vpns):,}")
+        (
+            point.id,
+            _duration(point.t),
+            point.pid,
+            "-" if point.mm == MM_NONE else f"mm{point.mm}",
+            point.reason,
+            len(point.regions),
+            f"{len(point.vpns):,}",
+        )
         for point in one.tables.checkpoints[:_LISTED_PROCESSES]
-    ]  # fmt: skip
+    ]
     headers = ("checkpoint", "at", "process", "mm", "reason", "mappings", "pages")
     right = "right"
     yield from table(rows, headers, (right, right, right, "left", "left", right, right))
