@@ -102,7 +102,7 @@ def do_cow_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
         error = yield from anon_vma_prepare(task, vma)
         if error:
             return VM_FAULT_OOM
-    page = yield from alloc_page_vma(task, vmf, 0)
+    page = yield from alloc_page_vma(task, vma, 0)
     ret = yield from filemap_fault(vmf, file)
     if ret:
         yield from put_page(mm.kernel, page)

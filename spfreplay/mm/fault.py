@@ -64,7 +64,6 @@ from spfreplay.mm.vma import find_vma
 from spfreplay_reference.contract import (
     OUT_ACCESS,
     OUT_LIVELOCK,
-    OUT_NONE,
     OUT_OOM,
     OUT_SEGV_ACCERR,
     OUT_SEGV_MAPERR,
@@ -167,12 +166,14 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
             hardware_code = error_code & ~X86_PF_PROT | (pte & PAGE_PRESENT)
             fault = yield from do_page_fault(task, mm, address, hardware_code)
             reason = vmf.reason
-            if fault & VM_FAULT_ERROR:
-                outcome = vmf.outcome
-            else:
-                idle = idle + 1 if vmf.outcome in (OUT_NONE, OUT_ACCESS) else 0
-                outcome = vmf.outcome or outcome
+            effect = vmf.outcome
+            if not fault & VM_FAULT_ERROR:
+                if effect:
+                    outcome = effect
+                if not effect or effect == OUT_ACCESS:
+                    idle += 1
                 continue
+            outcome = effect
         bits = pte_page_bits(pte) if pte else 0
         if table.__class__ is int:
             bits |= PG_HUGE

@@ -43,6 +43,7 @@ from spfreplay.mm.types import (
     VM_FAULT_WRITE,
     Page,
     Task,
+    VmArea,
     VmFault,
 )
 from spfreplay_reference.contract import (
@@ -56,15 +57,15 @@ from spfreplay_reference.contract import (
 )
 
 
-def alloc_page_vma(task: Task, vmf: VmFault, content: int) -> Steps[Page]:
+def alloc_page_vma(task: Task, vma: VmArea, content: int) -> Steps[Page]:
     """Take a frame where the VMA's policy wants it; nobody else sees it yet.
 
     v11 holds no reference on the policy.
 
     Models: mm/mempolicy.c:alloc_pages_vma()
     """
-    yield READ, vmf.vma, VM_POLICY
-    policy = vmf.vma.vm_policy
+    yield READ, vma, VM_POLICY
+    policy = vma.vm_policy
     if policy is not None:
         yield READ, policy, VM_POLICY
         if policy.freed:
@@ -72,7 +73,7 @@ def alloc_page_vma(task: Task, vmf: VmFault, content: int) -> Steps[Page]:
     pfn = task.stamp << 20 | task.allocs
     task.allocs += 1
     page = Page(pfn, content)
-    vmf.vma.vm_mm.kernel.mem_map[pfn] = page
+    vma.vm_mm.kernel.mem_map[pfn] = page
     return page
 
 
@@ -116,7 +117,7 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
         error = yield from anon_vma_prepare(task, vma)
         if error:
             return VM_FAULT_OOM
-    page = yield from alloc_page_vma(task, vmf, 0)
+    page = yield from alloc_page_vma(task, vma, 0)
     low = vmf.vma_page_prot | PAGE_ACCESSED
     if vmf.vma_flags & VM_WRITE:
         low |= PAGE_RW | PAGE_DIRTY
@@ -187,7 +188,7 @@ def wp_page_copy(task: Task, vmf: VmFault, old_page: Page | None) -> Steps[int]:
             if old_page is not None:
                 yield from put_page(kernel, old_page)
             return VM_FAULT_OOM
-    new_page = yield from alloc_page_vma(task, vmf, 0)
+    new_page = yield from alloc_page_vma(task, vma, 0)
     yield from copy_user_page(vmf, new_page, old_page)
 
     locked = yield from pte_map_lock(task, vmf)

@@ -25,7 +25,7 @@ from spfreplay.mm.steps import (
     VM_SEQUENCE,
     Steps,
 )
-from spfreplay.mm.types import FAULT_FLAG_SPECULATIVE, PageTable, Task, VmFault
+from spfreplay.mm.types import FAULT_FLAG_SPECULATIVE, Task, VmFault
 
 
 def vma_has_changed(vmf: VmFault) -> Steps[bool]:
@@ -41,89 +41,66 @@ def vma_has_changed(vmf: VmFault) -> Steps[bool]:
     return not linked or seq != vmf.sequence
 
 
-def pte_lock_speculative(task: Task, vmf: VmFault) -> Steps[PageTable | None]:
-    """Lock the PTE table that the walk found, unless anything moved; None then.
-
-    Models: the speculative half that pte_spinlock() and pte_map_lock() share,
-        mm/memory.c, SPF v11 19/26
-    Context: no PTL; returns with interrupts on.
-    """
-    pmd = vmf.pmd
-    while True:
-        yield IRQ_OFF, task, IRQ
-        task.irqs_off = True
-        changed = yield from vma_has_changed(vmf)
-        if changed:
-            yield IRQ_ON, task, IRQ
-            task.irqs_off = False
-            vmf.reason = SPF_CHANGED_PTL
-            return None
-        # Legal to read only now: unmapping has not begun, and with interrupts
-        # off no table of this VMA can be freed before they are on again.
-        yield READ, pmd, ENTRY
-        pmdval = pmd.entries[vmf.pmd_index]
-        if pmdval is not vmf.orig_pmd:  # a collapse replaced the table
-            yield IRQ_ON, task, IRQ
-            task.irqs_off = False
-            vmf.reason = SPF_PMD_CHANGED
-            return None
-        table: PageTable = pmdval
-        yield TRYLOCK, table, PTL
-        locked = table.ptl.trylock(task)
-        if locked:
-            break
-        # Let a pending IPI in: the holder may be waiting for this CPU.
-        yield IRQ_ON, task, IRQ
-        task.irqs_off = False
-    changed = yield from vma_has_changed(vmf)
-    if changed:
-        yield UNLOCK, table, PTL
-        table.ptl.unlock(task)
-        yield IRQ_ON, task, IRQ
-        task.irqs_off = False
-        vmf.reason = SPF_CHANGED_PTL
-        return None
-    yield IRQ_ON, task, IRQ
-    task.irqs_off = False
-    return table
-
-
 def pte_spinlock(task: Task, vmf: VmFault) -> Steps[bool]:
     """Lock the PTL of a fault whose PTE is mapped already; False = fall back.
 
     Models: mm/memory.c:pte_spinlock(), SPF v11 06/26 and 19/26
     """
-    if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        table = yield from pte_lock_speculative(task, vmf)
-        return table is not None
-    yield READ, vmf.pmd, ENTRY
-    table = vmf.pmd.entries[vmf.pmd_index]
-    assert table is not None  # mmap_sem: it was there when the PTE was mapped
-    yield LOCK, table, PTL
-    table.ptl.lock(task)
-    return True
+    pte = vmf.pte
+    locked = yield from pte_map_lock(task, vmf)
+    vmf.pte = pte  # not computed anew: the PMD is the one it was found through
+    return locked
 
 
 def pte_map_lock(task: Task, vmf: VmFault) -> Steps[bool]:
     """Find the PTE again and lock its PTL; False = fall back.
 
-    ``vmf.pte`` is written on success only.
+    ``vmf.pte`` is written on success only.  The speculative form returns with
+    interrupts on, in either case.
 
-    Models: mm/memory.c:pte_map_lock(), SPF v11 19/26
+    Models: mm/memory.c:pte_map_lock(), SPF v11 05/26 and 19/26
     """
-    if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        table = yield from pte_lock_speculative(task, vmf)
-        if table is None:
-            return False
+    pmd = vmf.pmd
+    if not vmf.flags & FAULT_FLAG_SPECULATIVE:
+        yield READ, pmd, ENTRY
+        table = pmd.entries[vmf.pmd_index]
+        yield LOCK, table, PTL
+        table.ptl.lock(task)
         vmf.pte = table
         return True
-    yield READ, vmf.pmd, ENTRY
-    table = vmf.pmd.entries[vmf.pmd_index]
-    assert table is not None  # mmap_sem, and pte_alloc() came before
-    yield LOCK, table, PTL
-    table.ptl.lock(task)
-    vmf.pte = table
-    return True
+    while True:
+        yield IRQ_OFF, task, IRQ
+        task.irqs_off = True
+        changed = yield from vma_has_changed(vmf)
+        if changed:
+            vmf.reason = SPF_CHANGED_PTL
+            break
+        # Legal to read only now: unmapping has not begun, and with interrupts
+        # off no table of this VMA can be freed before they are on again.
+        yield READ, pmd, ENTRY
+        table = pmd.entries[vmf.pmd_index]
+        if table is not vmf.orig_pmd:  # a collapse replaced the table
+            vmf.reason = SPF_PMD_CHANGED
+            break
+        yield TRYLOCK, table, PTL
+        locked = table.ptl.trylock(task)
+        if locked:
+            changed = yield from vma_has_changed(vmf)
+            if changed:
+                yield UNLOCK, table, PTL
+                table.ptl.unlock(task)
+                vmf.reason = SPF_CHANGED_PTL
+                break
+            yield IRQ_ON, task, IRQ
+            task.irqs_off = False
+            vmf.pte = table
+            return True
+        # Let a pending IPI in: the holder may be waiting for this CPU.
+        yield IRQ_ON, task, IRQ
+        task.irqs_off = False
+    yield IRQ_ON, task, IRQ
+    task.irqs_off = False
+    return False
 
 
 def pte_unmap_same(vmf: VmFault) -> int:
