@@ -86,7 +86,10 @@ class LockedKernel:
 
     def access(self, stamp: int, mm: int, tid: int, addr: int, error_code: int) -> int:
         """Carry out one access.  :return: the packed result of the contract."""
-        return access(self._mm(mm), self._profile, addr, error_code, stamp)
+        space = self._mms.get(mm)
+        if space is None:
+            raise Unsupported(f"no address space {mm}")
+        return access(space, self._profile, addr, error_code, stamp)
 
     def call(
         self,

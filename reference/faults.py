@@ -51,6 +51,18 @@ STACK_GUARD_GAP = 256 * PAGE_SIZE
 RETRIES = 4
 
 
+#: rights of an area -> bits of a page of our own in it
+ANON_BITS = tuple(
+    KIND_ANON | right_bits(rights) | (PG_WRITE | PG_DIRTY if rights & VM_WRITE else 0)
+    for rights in range(VM_ACCESS + 1)
+)
+
+#: kind of access -> (page bits that decide it, what they must be)
+_WRITE_ACCESS = (PG_WRITE | PG_NOACCESS, PG_WRITE)
+_FETCH_ACCESS = (PG_EXEC | PG_NOACCESS, PG_EXEC)
+_READ_ACCESS = (PG_NOACCESS, 0)
+
+
 def access(mm: Mm, profile: KernelProfile, addr: int, error_code: int, stamp: int) -> int:
     """Carry out one memory access of a CPU.
 
@@ -58,29 +70,27 @@ def access(mm: Mm, profile: KernelProfile, addr: int, error_code: int, stamp: in
     :return: outcome and page bits, packed as in the contract.
     """
     vpn = addr >> PAGE_SHIFT
+    write = error_code & X86_PF_WRITE
+    if write:
+        deciding, right = _WRITE_ACCESS
+    else:
+        deciding, right = _FETCH_ACCESS if error_code & X86_PF_INSTR else _READ_ACCESS
     bits = mm.bits.get(vpn, 0)
     outcome = OUT_NONE
-    for _ in range(RETRIES):
-        if bits and _permits(bits, error_code):
-            if error_code & X86_PF_WRITE:
-                bits = _store(mm, vpn, bits, stamp)
-            return outcome | bits << PAGE_SHIFT_IN_RESULT
-        outcome = fault(mm, profile, addr, error_code, bits)
-        if OUT_SEGV_MAPERR <= outcome <= OUT_SIGBUS:
-            return outcome | mm.bits.get(vpn, 0) << PAGE_SHIFT_IN_RESULT
+    faults = 0
+    while not bits or bits & deciding != right:
+        if faults == RETRIES:
+            outcome = OUT_LIVELOCK
+            break
+        faults += 1
+        outcome = fault(mm, profile, addr, write, bits)
         bits = mm.bits.get(vpn, 0)
-        if not bits:  # a page outside the page tables' view ([vvar])
-            return outcome
-    return OUT_LIVELOCK | bits << PAGE_SHIFT_IN_RESULT
-
-
-def _permits(bits: int, error_code: int) -> bool:
-    """Does the translation let the access through?"""
-    if error_code & X86_PF_WRITE:
-        return bits & (PG_WRITE | PG_NOACCESS) == PG_WRITE
-    if error_code & X86_PF_INSTR:
-        return bits & (PG_EXEC | PG_NOACCESS) == PG_EXEC
-    return not bits & PG_NOACCESS
+        if OUT_SEGV_MAPERR <= outcome <= OUT_SIGBUS or not bits:
+            break  # without bits: a page that the page tables do not show ([vvar])
+    else:
+        if write:
+            bits = _store(mm, vpn, bits, stamp)
+    return outcome | bits << PAGE_SHIFT_IN_RESULT
 
 
 def _store(mm: Mm, vpn: int, bits: int, stamp: int) -> int:
@@ -97,7 +107,7 @@ def _store(mm: Mm, vpn: int, bits: int, stamp: int) -> int:
     return bits
 
 
-def fault(mm: Mm, profile: KernelProfile, addr: int, error_code: int, bits: int) -> int:
+def fault(mm: Mm, profile: KernelProfile, addr: int, write: int, bits: int) -> int:
     """Handle one page fault: find the area, check the rights, populate.
 
     :param bits: the page bits that refused the access, 0 if there is no page.
@@ -105,14 +115,13 @@ def fault(mm: Mm, profile: KernelProfile, addr: int, error_code: int, bits: int)
     area = mm.space.at(addr) or _grown_stack(mm, profile, addr)
     if area is None:
         return OUT_SEGV_MAPERR
-    write = error_code & X86_PF_WRITE
     if write:
         if not area.flags & VM_WRITE:
             return OUT_SEGV_ACCERR
     elif not area.flags & VM_ACCESS or (bits and not bits & PG_NOACCESS):
         # A read or fetch that a present page refused: no right will come.
         return OUT_SEGV_ACCERR
-    return populate(mm, profile, area, addr >> PAGE_SHIFT, bool(write))
+    return populate(mm, profile, area, addr >> PAGE_SHIFT, write)
 
 
 def _grown_stack(mm: Mm, profile: KernelProfile, addr: int) -> Area | None:
@@ -132,38 +141,32 @@ def _grown_stack(mm: Mm, profile: KernelProfile, addr: int) -> Area | None:
     return area
 
 
-def populate(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: bool) -> int:
+def populate(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int) -> int:
     """Make page ``vpn`` of ``area`` accessible; the rights have been checked."""
     bits = mm.bits.get(vpn, 0)
     if not bits:
-        outcome = huge_fault(mm, profile, area, vpn, write)
-        if outcome:
-            return outcome
-        mm.tables.add(vpn >> 9)
+        if vpn >> 9 not in mm.tables:
+            outcome = huge_fault(mm, profile, area, vpn, write)
+            if outcome:
+                return outcome
+            mm.tables.add(vpn >> 9)
         if area.backing is not None:
             return _file_fault(mm, profile, area, vpn, write)
-        return _anonymous_fault(mm, area, vpn, write)
+        if write:
+            _map_anon(mm, area, vpn, 0)
+            return OUT_ANON
+        mm.bits[vpn] = KIND_ZERO | right_bits(area.flags)
+        return OUT_ZERO
     if write and not bits & PG_WRITE:
         return _write_protected(mm, area, vpn, bits)
     return OUT_ACCESS
-
-
-def _anonymous_fault(mm: Mm, area: Area, vpn: int, write: bool) -> int:
-    if not write:
-        mm.bits[vpn] = KIND_ZERO | right_bits(area.flags)
-        return OUT_ZERO
-    _map_anon(mm, area, vpn, 0)
-    return OUT_ANON
 
 
 def _map_anon(mm: Mm, area: Area, vpn: int, content: int) -> None:
     """Put a page of our own at ``vpn``: writable if the area is, and dirty."""
     if area.anon is None:
         mm.space.prepare_anon(area)
-    bits = KIND_ANON | right_bits(area.flags)
-    if area.flags & VM_WRITE:
-        bits |= PG_WRITE | PG_DIRTY
-    mm.bits[vpn] = bits
+    mm.bits[vpn] = ANON_BITS[area.flags & VM_ACCESS]
     mm.frames[vpn] = Frame(content)
     mm.rss[MM_ANONPAGES] += 1
 
@@ -192,7 +195,7 @@ def _write_protected(mm: Mm, area: Area, vpn: int, bits: int) -> int:
 # -- files ----------------------------------------------------------------
 
 
-def _file_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: bool) -> int:
+def _file_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int) -> int:
     backing = area.backing
     assert backing is not None
     index = area.index(vpn)

@@ -25,12 +25,14 @@ from spfreplay_reference.memory import Frame, Mm, right_bits
 from spfreplay_reference.space import Area
 
 
-def huge_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: bool) -> int:
+def huge_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int) -> int:
     """Map 2 MiB at once if the area asks for it and nothing stands in the way.
+
+    The caller has found no page table there.
 
     :return: the outcome, 0 if the fault is to be served with small pages.
     """
-    if area.backing is not None or vpn >> 9 in mm.tables or not wants_huge(profile, area):
+    if area.backing is not None or not wants_huge(profile, area):
         return 0
     first = vpn & ~(PTRS_PER_PTE - 1)
     if first << PAGE_SHIFT < area.start or first + PTRS_PER_PTE << PAGE_SHIFT > area.end:
