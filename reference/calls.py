@@ -356,7 +356,7 @@ def mlock(mm: Mm, profile: KernelProfile, start: int, length: int, flags: int) -
         return -ENOMEM
     lock = VM_LOCKED | (VM_LOCKONFAULT if flags & MLOCK_ONFAULT else 0)
     error = _set_lock(mm, start, length, lock)
-    if error:
+    if error or not length:
         return error
     if populate_range(mm, profile, start, start + length, strict=True):
         return -ENOMEM

@@ -200,8 +200,11 @@ def _file_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int
     assert backing is not None
     index = area.index(vpn)
     if 0 <= backing.pages <= index:
-        if not write:  # the pages below the end are mapped before it is noticed
+        # What comes before the look at the file has happened by then.
+        if not write:
             _map_around(mm, profile, area, vpn)
+        elif not area.flags & VM_SHARED:
+            mm.space.prepare_anon(area)
         return OUT_SIGBUS
     if write and not area.flags & VM_SHARED:
         backing.bring_in(index)
