@@ -123,10 +123,11 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
     outcome = reason = idle = 0
     if address >= TASK_SIZE:  # bad_area() without a look at any VMA
         return OUT_SEGV_MAPERR | SPF_NO_VMA << REASON_SHIFT
+    pgd = mm.pgd.entries
     while True:
         pte = 0
         table: Any = None
-        pud = mm.pgd.entries[address >> 39]
+        pud = pgd[address >> 39]
         if pud is not None:
             pmd = pud.entries[address >> 30 & 511]
             if pmd is not None:

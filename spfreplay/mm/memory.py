@@ -297,7 +297,7 @@ def do_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
         yield UNLOCK, table, PTL
         table.ptl.unlock(task)
         yield LOCK, page, PAGE_LOCK
-        locked = page.trylock()
+        page.lock()
         relocked = yield from pte_map_lock(task, vmf)
         if not relocked:
             yield UNLOCK, page, PAGE_LOCK
@@ -308,10 +308,10 @@ def do_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
         yield READ, table, PTE
         pte = table.pte[vmf.pte_index]
         if pte != orig_pte:
-            yield UNLOCK, table, PTL
-            table.ptl.unlock(task)
             yield UNLOCK, page, PAGE_LOCK
             page.unlock()
+            yield UNLOCK, table, PTL
+            table.ptl.unlock(task)
             yield from put_page(kernel, page)
             return 0
         yield from put_page(kernel, page)

@@ -84,6 +84,11 @@ class Page:
         self.locked = True
         return True
 
+    def lock(self) -> None:
+        if self.locked:
+            raise ModelError("lock_page of a page that is locked")
+        self.locked = True
+
     def unlock(self) -> None:
         if not self.locked:
             raise ModelError("unlock_page of a page that is not locked")
