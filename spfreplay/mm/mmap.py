@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EAGAIN, EBADF, EEXIST, EINVAL, ENOMEM, EOVERFLOW, EPERM
+from errno import EAGAIN, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from typing import Final
 
 from spfreplay.errors import ModelError
@@ -79,6 +79,8 @@ from spfreplay_reference.contract import (
 #: arguments come as signed 64-bit patterns
 U64: Final = (1 << 64) - 1
 OVERCOMMIT_NEVER: Final = 2
+#: what MAP_SHARED_VALIDATE lets pass: the flags that are older than itself
+LEGACY_MAP_MASK: Final = 0x7C07_F933
 STACK_GUARD_GAP: Final = 256 << 12
 MMAP_MIN_ADDR: Final = 0x1_0000
 #: where the search for room begins, downwards, when no record tells the place
@@ -207,6 +209,8 @@ def do_mmap(
     if not mlock_future_ok(mm, vm_flags, length):
         return -EAGAIN
     kind = flags & MAP_TYPE
+    if kind == MAP_SHARED_VALIDATE and file is not None and flags & ~LEGACY_MAP_MASK:
+        return -EOPNOTSUPP
     if kind == MAP_SHARED or (kind == MAP_SHARED_VALIDATE and file is not None):
         vm_flags |= VM_SHARED | VM_MAYSHARE
         if file is None:
