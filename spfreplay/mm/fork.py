@@ -156,7 +156,7 @@ def exit_mmap(task: Task, mm: MmStruct) -> Steps[None]:
     """Unmap everything.  Nobody is left to look: the index keeps its shape.
 
     Models: mm/mmap.c:exit_mmap(), SPF v11 09/26, 12/26
-    Context: none needed, mm_users is 0.
+    Context: the last user has gone.
     """
     doomed = list(mm.mm_rb)
     yield from tlb_gather_mmu(task, mm)

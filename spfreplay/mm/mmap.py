@@ -11,6 +11,7 @@ from spfreplay.mm.munmap import do_munmap
 from spfreplay.mm.pte import vm_get_page_prot
 from spfreplay.mm.rmap import anon_vma_prepare
 from spfreplay.mm.steps import (
+    ANON_VMA,
     ANON_VMA_LOCK,
     LOCK,
     LOCKED_VM,
@@ -388,6 +389,7 @@ def expand_stack(task: Task, vma: VmArea, address: int) -> Steps[int]:
     error = yield from anon_vma_prepare(task, vma)
     if error:
         return error
+    yield READ, vma, ANON_VMA
     root = vma.anon_vma.root  # type: ignore[union-attr]
     yield LOCK, root, ANON_VMA_LOCK
     root.lock.lock(task)

@@ -8,10 +8,13 @@ from spfreplay.mm.steps import (
     ENTRY,
     I_MMAP_LOCK,
     LOCK,
+    MM_RB,
     PAGE_CACHE,
     PTE,
     READ,
     UNLOCK,
+    VM_FILE,
+    VM_FLAGS,
     WRITE,
     Steps,
 )
@@ -31,8 +34,12 @@ def punch_hole(task: Task, file: File, index: int, pages: int, mm: MmStruct) -> 
     yield LOCK, file, I_MMAP_LOCK
     file.i_mmap_lock.lock(task)
     for each in tuple(mm.kernel.mms.values()):
-        for vma in tuple(each.mm_rb):
-            if vma.vm_file is file:
+        yield READ, each, MM_RB
+        vmas = tuple(each.mm_rb)
+        for vma in vmas:
+            yield READ, vma, VM_FILE
+            vm_file = vma.vm_file
+            if vm_file is file:
                 yield from unmap_mapping_range_vma(task, vma, index, index + pages)
     yield UNLOCK, file, I_MMAP_LOCK
     file.i_mmap_lock.unlock(task)
@@ -55,14 +62,16 @@ def unmap_mapping_range_vma(task: Task, vma: VmArea, first: int, last: int) -> S
     """Unmap file pages ``[first, last)`` from one VMA, but not the copies of them.
 
     Models: mm/memory.c:unmap_mapping_range_vma(), SPF v11 09/26
-    Context: i_mmap_lock keeps the bounds.
+    Context: i_mmap_lock (held): the bounds stay.
     """
     first = max(first, vma.vm_pgoff)
     last = min(last, vma.vm_pgoff + (vma.vm_end - vma.vm_start >> 12))
     if first >= last:
         return
     base = vma.vm_start - (vma.vm_pgoff << 12)
-    if vma.vm_flags & VM_SHARED:
+    yield READ, vma, VM_FLAGS
+    vm_flags = vma.vm_flags
+    if vm_flags & VM_SHARED:
         yield from zap_page_range(task, vma, base + (first << 12), base + (last << 12))
         return
     for index in range(first, last):

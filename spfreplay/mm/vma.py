@@ -71,7 +71,7 @@ def vma_dup_policy(src: VmArea, dst: VmArea) -> Steps[None]:
     if policy is not None:
         yield RMW, policy, VM_POLICY
         policy.refcount += 1
-        dst.vm_policy = policy
+        dst.vm_policy = policy  # private
 
 
 def vm_write_begin(task: Task, vma: VmArea) -> Steps[None]:
@@ -190,10 +190,12 @@ def __free_vma(task: Task, vma: VmArea) -> Steps[None]:
 
     Models: mm/mmap.c:__free_vma(), SPF v11 18/26
     """
-    if vma.vm_file is not None:  # private: the last reference is gone
-        yield from fput(vma.vm_mm, vma.vm_file)
-    if vma.vm_policy is not None:  # private
-        yield from mpol_put(vma.vm_policy)
+    file = vma.vm_file  # private: the last reference is gone
+    if file is not None:
+        yield from fput(vma.vm_mm, file)
+    policy = vma.vm_policy  # private
+    if policy is not None:
+        yield from mpol_put(policy)
     yield FREE, vma, VM_REF_COUNT
     vma.freed = True
 
