@@ -132,6 +132,7 @@ class _Block:
     def __init__(self) -> None:
         self.regions: list[Region] = []
         self.names: list[str] = []
+        self.end_of_pages = 0  # where the next page may begin
 
     def vma(self, line: Line) -> int:
         """Take a vma line; return the bytes of memory it needs."""
@@ -158,6 +159,8 @@ class _Block:
                 line.refuse("expected anon, anon_vma, file=, pgoff=, name=, +flag or -flag")
         row = [start, end, flags, file, pgoff, anon_vma, name]
         region, name = line.apply(rows.region_from_json, row)
+        if self.regions and start < self.regions[-1].end:
+            raise BadLine(1, f"expected a region above {self.regions[-1].end:#x}")
         self.regions.append(region)
         self.names.append(name)
         return _PER_REGION + len(name)
@@ -165,6 +168,9 @@ class _Block:
     def page_range(self, line: Line) -> range:
         """Take the addresses of a page line; return the page numbers."""
         start, end = line.take(_read_range, "an address, or a range")
+        if start < self.end_of_pages:
+            line.refuse(f"expected a page at or above {self.end_of_pages:#x}")
+        self.end_of_pages = end
         return range(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
 
     def bits(self, line: Line) -> int:

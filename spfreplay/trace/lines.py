@@ -10,9 +10,8 @@ from spfreplay.errors import TraceError
 from spfreplay.trace.bounds import MAX_TEXT, MAX_TEXT_LINE, Malformed
 from spfreplay.trace.source import Source
 
-_TOKEN: Final = re.compile(r'(?:[^\s"#]|"(?:[^"\\]|\\.)*")+')
 #: a token, or the rest of a line from a # on, or what is neither: a lone quote
-_SCAN: Final = re.compile(rf"\s*(?:({_TOKEN.pattern})|(#.*)|(\S)|$)")
+_SCAN: Final = re.compile(r'\s*(?:((?:[^\s"#]|"(?:[^"\\]|\\.)*")+)|(#.*)|(\S)|$)')
 _BLOCK: Final = 1 << 20
 
 Read = Callable[[Any], Any]
@@ -112,9 +111,12 @@ def tokens_of(text: str) -> list[str]:
 
 def column_of(text: str, index: int) -> int:
     """Return the column of token ``index`` of a line; -1 is its end."""
-    starts = [match.start() for match in _TOKEN.finditer(text)]
-    if 0 <= index < len(starts):
-        return starts[index] + 1
+    at = 0
+    while index >= 0 and (match := _SCAN.match(text, at)) and match.lastindex:
+        if index == 0:
+            return match.start(match.lastindex) + 1
+        index -= 1
+        at = match.end()
     return len(text.rstrip()) + 1
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from spfreplay.trace import words as w
@@ -107,7 +108,8 @@ class Context:
     Without a time an event starts and ends ``STEP`` after the latest end so
     far.  Its place of effect is as early as its interval and the line above
     allow.  The thread is that of the line above; the address space is the one
-    the thread was last seen in, was forked with, or executed.
+    the thread was last seen in, was forked with, or executed; else mm0, and
+    none for an exec.
     """
 
     __slots__ = ("_mms", "_t", "last", "tid")
@@ -118,9 +120,9 @@ class Context:
         self._t = 0
         self._mms: dict[int, int] = {}
 
-    def mm(self, tid: int) -> int:
-        """Return the address space to expect ``tid`` in."""
-        return self._mms.get(tid, 0)
+    def mm(self, tid: int, op: int) -> int:
+        """Return the address space to expect ``tid`` in, about to do ``op``."""
+        return self._mms.get(tid, c.MM_NONE if op == c.OP_EXEC else 0)
 
     def effect(self, enter: int, exit: int) -> int:
         """Return the time of effect to expect."""
@@ -143,7 +145,7 @@ def write_event(event: Event, context: Context, with_tid: bool) -> str:
     parts = _write_time(event, context)
     if with_tid or event.tid != context.tid:
         parts.append(f"T{event.tid}")
-    if event.mm != context.mm(event.tid):
+    if event.mm != context.mm(event.tid, event.op):
         parts.append(w.MM.write(event.mm))
     named: list[str] = []
     args = [event.a0, event.a1, event.a2, event.a3, event.a4, event.a5]
@@ -246,14 +248,16 @@ def read_event(line: Line, context: Context) -> Event:
     tid = context.tid
     if line.peek()[:1] == "T":
         tid = line.take(_read_tid, "a thread")
-    mm = context.mm(tid)
+    mm = -1
     if line.peek()[:2] == "mm" and line.peek() != "mmap":
         mm = line.take(_read_mm, "an address space")
     name = line.take(str, "an operation")
     verb = VERBS.get(name)
     if verb is None:
-        known = ", ".join(VERBS)
-        raise BadLine(line.at - 1, f"expected an operation ({known}) or a line of a table")
+        near = "".join(f"; {word}?" for word in get_close_matches(name, VERBS, 1))
+        raise BadLine(line.at - 1, f"expected an operation or a line of a table{near}")
+    if mm < 0:
+        mm = context.mm(tid, verb.op)
     args = [0] * 6
     _read_positional(line, verb, args)
     facts = _read_named(line, verb, args)
