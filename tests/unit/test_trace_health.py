@@ -37,6 +37,7 @@ TABLES = Tables(
 )
 EXEC = Event(0, 0, 0, 0, 1, c.MM_NONE, c.OP_EXEC, 0, 0, 0, ret=0)
 FAULT = Event(10, 10, 20, 0, 1, 0, c.OP_ACCESS, 0, 0x1000, 6)
+ESTIMATED = FAULT._replace(flags=EV_ESTIMATED_END)
 CLONE = Event(12, 12, 13, 0, 1, 0, c.OP_FORK, 0, 2, 0, 0x100, ret=2)
 FORK = Event(30, 30, 30, 0, 1, 0, c.OP_FORK, 0, 3, 1, 0, ret=3)
 LAST = Event(30, 30, 31, 0, 2, 0, c.OP_ACCESS, 0, 0x2000, 6)
@@ -86,7 +87,7 @@ def test_a_sound_recording_gets_the_best_grade(tmp_path):
             TABLES,
         ),
         ("C", ("unknown-threads", 1), [*START, FAULT._replace(tid=9, t=50), END], TABLES),
-        ("B", ("estimated-ends", 1), [EXEC, FAULT._replace(flags=EV_ESTIMATED_END), END], TABLES),
+        ("B", ("estimated-ends", 1), [EXEC, ESTIMATED, END], TABLES),
         ("B", ("missed-checkpoints", 2), SOUND, with_header(facts={"missed_checkpoints": 2})),
         ("B", ("no-checkpoints", 0), START, TABLES),
     ],
