@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from spfreplay.diff import Differences, ResultDifference, first_difference
-from spfreplay.engines import Trace, positions, reasons_of
+from spfreplay.engines import positions, reasons_of
 from spfreplay.locate import Pair, Suspect, compare_all
 from spfreplay.selection import Selection
 from spfreplay.tally import Tally
+from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Columns
 from spfreplay_reference.contract import (
     OP_CHECKPOINT,
@@ -181,4 +182,8 @@ class Comparison:
         self.images += len(selected)
         self.pages += sum(sum(ours.rss(mm)) for mm in selected if mm in ours.mms())
         if differences:
+            # The others may have been damaged before: the earliest is told.
+            everyone = sorted({*ours.mms(), *theirs.mms()})
+            selected = self.selection.spaces(everyone)
+            differences = compare_all(ours, theirs, selected, self.selection.pages)
             self.suspect = Suspect(self._clean, stop, differences)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import errno
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from spfreplay.errors import ModelError
+from spfreplay.trace.container import Trace
 from spfreplay.trace.events import EV_NO_EFFECT, EV_NO_RESULT, Columns, Tables
 from spfreplay_reference.contract import (
     MM_NONE,
@@ -133,21 +134,6 @@ class Engine(Protocol):
     def mms(self) -> list[int]: ...
 
     def users(self, mm: int) -> int: ...
-
-
-class Trace(Protocol):
-    """The part of an opened trace that replaying needs."""
-
-    @property
-    def tables(self) -> Tables: ...
-
-    @property
-    def events(self) -> int: ...
-
-    @property
-    def sha256(self) -> str: ...
-
-    def chunks(self, names: Sequence[str]) -> Iterator[Columns]: ...
 
 
 class EngineOptions(NamedTuple):

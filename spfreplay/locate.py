@@ -26,7 +26,8 @@ from spfreplay.diff import (
     compare_images,
     merge,
 )
-from spfreplay.engines import PLAYED_COLUMNS, Engine, Player, Trace
+from spfreplay.engines import PLAYED_COLUMNS, Engine, Player
+from spfreplay.trace.container import Trace
 from spfreplay.trace.events import COLUMN_TYPES, Columns
 from spfreplay_reference.contract import (
     OP_ACCESS,
@@ -290,6 +291,8 @@ def _scan(
                 hit.append(NumberedEvent(columns.first + i, columns.event(i)))
         elif OP_CACHE_ADD > op != OP_CHECKPOINT:
             other = columns.a1[i] if op == OP_FORK else columns.a0[i] if op == OP_EXEC else mm
+            if op == OP_FORK and other == mm:
+                continue  # a thread: no page changes
             if mm in spaces or other in spaces:
                 for (space, vpn), events in found.items():
                     if space in (mm, other) and covers(columns, i, vpn):

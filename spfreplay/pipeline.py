@@ -26,11 +26,12 @@ from spfreplay.engines import (
     SKIP_NOT_MODELLED,
     EngineOptions,
     Player,
-    Trace,
     make_engine,
 )
 from spfreplay.locate import Pair, fetch, locate
 from spfreplay.selection import select
+from spfreplay.trace.container import Trace
+from spfreplay.trace.health import check_health
 from spfreplay.windows import CUT_COLUMNS, Cutter, WindowStats, earliest_enters
 
 Progress = Callable[[int], None]
@@ -142,9 +143,5 @@ def conclude(
 
 def trace_health(trace: Trace) -> tuple[str, bool, tuple[str, ...]]:
     """Return grade, whether it caps a MATCH, and the findings."""
-    try:
-        from spfreplay.trace.health import check_health
-    except ModuleNotFoundError:
-        return "unknown", False, ()
     health = check_health(trace)
     return str(health.grade), bool(health.caps_match), tuple(map(str, health.findings))

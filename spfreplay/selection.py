@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from spfreplay.diff import DiffOptions
-from spfreplay.engines import Trace
+from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Columns
 from spfreplay_reference.contract import MM_NONE, OP_ACCESS, OP_EXEC, PAGE_SHIFT
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from spfreplay.engines import PLAYED_COLUMNS, Engine, Player, Trace, make_engine, positions
+from spfreplay.engines import PLAYED_COLUMNS, Engine, Player, make_engine, positions
 from spfreplay.errors import EXIT_DIVERGED, EXIT_MATCH, EXIT_UNDECIDED, EXIT_UNREADABLE
+from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Checkpoint, Columns
 from spfreplay_reference import contract as c
 from spfreplay_reference.contract import Region

@@ -25,10 +25,10 @@ from itertools import accumulate, compress, islice
 from operator import lt
 from typing import Final, NamedTuple
 
-from spfreplay.engines import Trace
 from spfreplay.footprints import NO_OPERATION, Footprints, meet
-from spfreplay.trace.events import Columns
-from spfreplay_reference.contract import OP_ACCESS, InitialImage
+from spfreplay.trace.container import Trace
+from spfreplay.trace.events import EV_AROUND, Columns
+from spfreplay_reference.contract import MM_NONE, OP_ACCESS, PAGE_SHIFT, InitialImage
 
 #: The columns that cutting reads.
 CUT_COLUMNS: Final = (
@@ -36,6 +36,11 @@ CUT_COLUMNS: Final = (
 )  # fmt: skip
 
 _NEVER: Final = 1 << 62
+
+#: Some events of a chunk: columns, first index, index after the last.
+Span = tuple[Columns, int, int]
+#: An event in the sweep: enter, number, last moment, tid, and its footprint.
+Entry = tuple[int, int, int, int, int, int, int, int]
 
 
 class WindowStats(NamedTuple):
@@ -83,7 +88,7 @@ class Cutter:
     on_window: Callable[[tuple[int, ...]], None] | None = None
     _footprints: Footprints = field(init=False)
     _latest: int = -_NEVER
-    _pending: list[tuple[Columns, int]] = field(default_factory=list)
+    _pending: list[Span] = field(default_factory=list)
     _sizes: Counter[int] = field(default_factory=Counter)
     _widest: tuple[int, ...] = ()
     _events: int = 0
@@ -109,25 +114,25 @@ class Cutter:
         if len(cuts) == count:
             self._close()
             self._singles(columns, 0, count - 1)
-            self._pending = [(columns, count - 1)]
+            self._pending = [(columns, count - 1, count)]
             return
         self._components(columns, cuts, count)
 
     def _components(self, columns: Columns, cuts: list[int], count: int) -> None:
         if not cuts:
-            self._pending.extend((columns, i) for i in range(count))
+            self._pending.append((columns, 0, count))
             return
-        self._pending.extend((columns, i) for i in range(cuts[0]))
+        if cuts[0]:
+            self._pending.append((columns, 0, cuts[0]))
         self._close()
         follow = self._footprints.follow
         ops = columns.op
         for begin, end in zip(cuts, islice(cuts, 1, None), strict=False):
-            if end - begin == 1:
-                if ops[begin] != OP_ACCESS:
-                    follow(columns, begin)
-            else:
-                self._component([(columns, i) for i in range(begin, end)])
-        self._pending = [(columns, i) for i in range(cuts[-1], count)]
+            if end - begin > 1:
+                self._component([(columns, begin, end)])
+            elif ops[begin] != OP_ACCESS:
+                follow(columns, begin)
+        self._pending = [(columns, cuts[-1], count)]
 
     def _singles(self, columns: Columns, begin: int, end: int) -> None:
         """Follow the mappings over events that overlap nothing in time."""
@@ -138,10 +143,8 @@ class Cutter:
 
     def _close(self) -> None:
         pending, self._pending = self._pending, []
-        if len(pending) > 1:
+        if pending:
             self._component(pending)
-        elif pending:
-            self._footprints.follow(*pending[0])
 
     def finish(self) -> WindowStats:
         """Close what is open and say how the trace fell apart."""
@@ -158,52 +161,73 @@ class Cutter:
             self.skew,
         )
 
-    def _component(self, events: list[tuple[Columns, int]]) -> None:
+    def _component(self, spans: list[Span]) -> None:
         """Cut events that overlap in time by what they touch.
 
         In order of enter at most one event of each thread is in flight (more
         with a skew), so the list of active events stays short.
         """
-        tids = {columns.tid[i] for columns, i in events}
-        if len(tids) == 1:
-            for columns, i in events:
-                self._footprints.follow(columns, i)
+        entries = [entry for span in spans for entry in self._entries(*span)]
+        if len({tid for columns, begin, end in spans for tid in columns.tid[begin:end]}) == 1:
             return
-        self._overlapping += len(events)
-        prints = [self._footprints.of(columns, i) for columns, i in events]
-        enters = [columns.enter[i] for columns, i in events]
-        parents = list(range(len(events)))
+        self._overlapping += len(entries)
+        entries.sort()
+        parents: dict[int, int] = {}
+        active: list[Entry] = []
+        for entry in entries:
+            enter, number, _, tid, mm, low, high, other = entry
+            active = [one for one in active if one[2] >= enter]
+            for _, number2, _, tid2, mm2, low2, high2, other2 in active:
+                if tid == tid2:
+                    continue
+                if other == other2 == MM_NONE:
+                    if mm != mm2 or low >= high2 or low2 >= high:
+                        continue
+                elif not meet((mm, low, high, other), (mm2, low2, high2, other2)):
+                    continue
+                parents[_root(parents, number2)] = _root(parents, number)
+            active.append(entry)
+        if parents:
+            self._windows(parents)
+
+    def _entries(self, columns: Columns, begin: int, end: int) -> list[Entry]:
+        """Return what the sweep needs of some events, in order of effect."""
         reach = 2 * self.skew
-        active: list[tuple[int, int, int]] = []  # last moment, tid, index
-        for index in sorted(range(len(events)), key=enters.__getitem__):
-            columns, i = events[index]
-            enter, tid, mine = enters[index], columns.tid[i], prints[index]
-            active = [entry for entry in active if entry[0] >= enter]
-            for _, other_tid, other in active:
-                if other_tid != tid and meet(mine, prints[other]):
-                    parents[_root(parents, other)] = _root(parents, index)
-            active.append((columns.exit[i] + reach, tid, index))
-        self._windows(events, parents)
+        found: list[Entry] = []
+        append = found.append
+        part = slice(begin, end)
+        numbers = range(columns.first + begin, columns.first + end)
+        for number, enter, last, tid, mm, op, flags, a0 in zip(
+            numbers, columns.enter[part], columns.exit[part], columns.tid[part],
+            columns.mm[part], columns.op[part], columns.flags[part], columns.a0[part],
+            strict=True,
+        ):  # fmt: skip
+            if op == OP_ACCESS and not flags & EV_AROUND:
+                vpn = a0 >> PAGE_SHIFT
+                append((enter, number, last + reach, tid, mm, vpn, vpn + 1, MM_NONE))
+            else:
+                touched = self._footprints.of(columns, number - columns.first)
+                append((enter, number, last + reach, tid, *touched))
+        return found
 
-    def _windows(self, events: list[tuple[Columns, int]], parents: list[int]) -> None:
+    def _windows(self, parents: dict[int, int]) -> None:
         windows: dict[int, list[int]] = {}
-        for index, (columns, i) in enumerate(events):
-            root = _root(parents, index)
-            windows.setdefault(root, []).append(columns.first + i)
+        for number in sorted(parents):
+            windows.setdefault(_root(parents, number), []).append(number)
         for members in windows.values():
-            if len(members) > 1:
-                self._sizes[len(members)] += 1
-                if len(members) > len(self._widest):
-                    self._widest = tuple(members)
-                if self.on_window:
-                    self.on_window(tuple(members))
+            self._sizes[len(members)] += 1
+            if len(members) > len(self._widest):
+                self._widest = tuple(members)
+            if self.on_window:
+                self.on_window(tuple(members))
 
 
-def _root(parents: list[int], index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index
+def _root(parents: dict[int, int], number: int) -> int:
+    above = parents.setdefault(number, number)
+    while above != number:
+        parents[number] = parents[above]
+        number, above = above, parents[above]
+    return number
 
 
 def cut(trace: Trace, skew: int = 0) -> tuple[WindowStats, list[tuple[int, ...]]]:

@@ -15,9 +15,13 @@ from tabulate import tabulate
 from spfreplay.diff import DIVERGED, MATCH, DiffResult, Divergence, PageDifference
 from spfreplay.report import words
 from spfreplay.report.words import count, percent
-from spfreplay_reference.contract import PAGE_SHIFT
+from spfreplay_reference.contract import OP_ACCESS, PAGE_SHIFT
 
 RULE: Final = "=" * words.WIDTH
+
+#: Pages whose operations are listed, and the width of a page word in a table.
+_TOLD_IN_FULL: Final = 2
+_WORD: Final = 24
 
 _COLOURS: Final = {MATCH: "32", DIVERGED: "31"}
 
@@ -112,16 +116,35 @@ def divergence(result: DiffResult, found: Divergence) -> Iterator[str]:
     )
     if found.result is not None and found.result_event is not None:
         yield from _result(found, protocol)
-    yield from _pages(result, differences.pages, differences.page_count)
+    pages = _most_telling_first(found)
+    yield from _pages(result, pages, differences.page_count)
     yield from _regions(result, found)
+    if differences.rss:
+        yield ""
     for rss in differences.rss:
         yield f"  mm {rss.mm} {rss.member}: locked {rss.locked}, {protocol} {rss.speculative}"
-    for page in [page for page in differences.pages if page.event == event.number][:3]:
+    for page in pages[:_TOLD_IN_FULL]:
         yield from _touched(page)
     if found.differing_results > 1:
         yield ""
         yield f"  {count(found.differing_results, 'answer')} differ from there to the end"
     yield RULE
+
+
+def _most_telling_first(found: Divergence) -> list[PageDifference]:
+    """Order pages: wrong first, then felt first, then by address."""
+    felt = -1
+    if found.result_event is not None and found.result_event.event.op == OP_ACCESS:
+        felt = found.result_event.event.a0 >> PAGE_SHIFT
+    return sorted(
+        found.differences.pages,
+        key=lambda page: (
+            page.event != found.event.number,
+            page.vpn != felt,
+            page.mm,
+            page.vpn,
+        ),
+    )
 
 
 def _result(found: Divergence, protocol: str) -> Iterator[str]:
@@ -135,7 +158,7 @@ def _result(found: Divergence, protocol: str) -> Iterator[str]:
     yield f"  {protocol:8} {theirs}"
 
 
-def _pages(result: DiffResult, pages: tuple[PageDifference, ...], total: int) -> Iterator[str]:
+def _pages(result: DiffResult, pages: Sequence[PageDifference], total: int) -> Iterator[str]:
     if not pages:
         return
     yield ""
@@ -143,8 +166,8 @@ def _pages(result: DiffResult, pages: tuple[PageDifference, ...], total: int) ->
         (
             f"{page.vpn << PAGE_SHIFT:x}",
             page.mm,
-            words.page(page.locked, result.files),
-            words.page(page.speculative, result.files),
+            words.page(page.locked, result.files)[:_WORD],
+            words.page(page.speculative, result.files)[:_WORD],
             f"#{page.event}" if page.event >= 0 else "?",
         )
         for page in pages
@@ -164,7 +187,7 @@ def _regions(result: DiffResult, found: Divergence) -> Iterator[str]:
                 (result.options.protocol, one.speculative, one.locked))  # fmt: skip
         for name, side, other in both:
             yield f"    {name:8} {words.region(side, result.files)}"
-            if flags := words.region_flags(side, other):
+            if other and (flags := words.region_flags(side, other)):
                 yield f"             only here: {flags}"
 
 

@@ -82,8 +82,8 @@ def _misses(result: VerifyResult, one: CheckpointResult) -> Iterator[str]:
     if one.unknown_populations:
         yield f"  {words.count(one.unknown_populations, 'page')} came from nowhere (GUP)"
     rows = [
-        (f"{miss.vpn << 12:x}", words.page(miss.kernel).split(" zeroes")[0],
-         words.page(miss.engine).split(" zeroes")[0], miss.cause)
+        (f"{miss.vpn << 12:x}", words.page_bits(miss.kernel),
+         words.page_bits(miss.engine), miss.cause)
         for miss in one.pages
     ]  # fmt: skip
     yield from table(rows, ("page", "kernel", one.engine, "cause"), ("left",) * 4)
@@ -93,7 +93,7 @@ def _misses(result: VerifyResult, one: CheckpointResult) -> Iterator[str]:
         both = (("kernel", miss.kernel, miss.engine), (one.engine, miss.engine, miss.kernel))
         for name, side, other in both:
             yield f"  {name:8} {words.region(side, result.files)}"
-            if flags := words.region_flags(side, other):
+            if other and (flags := words.region_flags(side, other)):
                 yield f"           only here: {flags}"
     if one.region_misses > len(one.regions):
         yield f"  ... and {words.count(one.region_misses - len(one.regions), 'more mapping')}"

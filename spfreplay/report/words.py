@@ -18,10 +18,13 @@ from spfreplay_reference.contract import Region
 WIDTH: Final = 80
 
 _PROT: Final = ((c.PROT_READ, "READ"), (c.PROT_WRITE, "WRITE"), (c.PROT_EXEC, "EXEC"))
+_LETTERS: Final = ((c.PG_WRITE, "W"), (c.PG_DIRTY, "D"), (c.PG_EXEC, "X"))
 _BITS: Final = (
-    (c.PG_WRITE, "W"), (c.PG_DIRTY, "D"), (c.PG_EXEC, "X"), (c.PG_NOACCESS, "noaccess"),
-    (c.PG_SHARED, "shared"), (c.PG_HUGE, "huge"), (c.PG_UFFD_WP, "uffd-wp"),
-)  # fmt: skip
+    (c.PG_NOACCESS, "noaccess"),
+    (c.PG_SHARED, "shared"),
+    (c.PG_HUGE, "huge"),
+    (c.PG_UFFD_WP, "uffd-wp"),
+)
 _ADVICE: Final = {
     value: name.removeprefix("MADV_")
     for name, value in vars(c).items()
@@ -45,25 +48,38 @@ _NAMES: Final = {
 
 
 def page(word: int, files: Sequence[str] = ()) -> str:
-    """Say what a canonical page word means."""
+    """Say what a canonical page word means: kind, bits, and whose content it is.
+
+    ``anon WD shared #12`` is an anonymous page, writable and dirty, mapped
+    more than once, last written by event 12.
+    """
     if not word & c.KIND_MASK:
         return "none"
-    parts = [c.KIND_NAMES[word & c.KIND_MASK]]
-    parts += [letter for bit, letter in _BITS if word & bit]
+    parts = [page_bits(word)]
     content = word >> c.CONTENT_SHIFT
     if word & c.KIND_MASK != c.KIND_ZERO:
         parts.append(_content(content, files))
     return " ".join(parts)
 
 
+def page_bits(word: int) -> str:
+    """Say the kind and the bits of a page word, without its content."""
+    if not word & c.KIND_MASK:
+        return "none"
+    parts = [c.KIND_NAMES[word & c.KIND_MASK]]
+    if letters := "".join(letter for bit, letter in _LETTERS if word & bit):
+        parts.append(letters)
+    return " ".join(parts + [name for bit, name in _BITS if word & bit])
+
+
 def _content(content: int, files: Sequence[str]) -> str:
     if content & c.CONTENT_FILE:
         file = content >> 31 & 0xFFFF
         name = files[file].rpartition("/")[2] if file < len(files) else f"file {file}"
-        return f"= {shorten(name, 16)}[{content & 0x7FFF_FFFF}]"
+        return f"{shorten(name, 12)}[{content & 0x7FFF_FFFF}]"
     if content & c.CONTENT_INITIAL:
-        return "as exec left it"
-    return f"stored by #{content - 1}" if content else "zeroes"
+        return "initial"
+    return f"#{content - 1}" if content else "zeroes"
 
 
 def region(one: Region | None, files: Sequence[str] = ()) -> str:
@@ -92,7 +108,7 @@ def region_flags(one: Region | None, other: Region | None) -> str:
     return " ".join(names)
 
 
-def result(op: int, answer: int, value: int | None, reasons: bool = False) -> str:
+def result(op: int, answer: int, value: int | None) -> str:
     """Say what an engine answered to an event."""
     outcome = answer & c.OUTCOME_MASK
     if op != c.OP_ACCESS:
@@ -101,12 +117,8 @@ def result(op: int, answer: int, value: int | None, reasons: bool = False) -> st
             return f"-{error_name(code)}"
         told = hexadecimal(value) if value is not None else "ok"
         return f"{told}, state {answer >> c.PAGE_SHIFT_IN_RESULT:#06x}"
-    bits = page(answer >> c.PAGE_SHIFT_IN_RESULT).partition(" stored")[0]
-    return f"{c.OUTCOME_NAMES.get(outcome, f'outcome {outcome}')}; page {_bits(bits)}"
-
-
-def _bits(text: str) -> str:
-    return text.removesuffix(" zeroes")
+    bits = page_bits(answer >> c.PAGE_SHIFT_IN_RESULT)
+    return f"{c.OUTCOME_NAMES.get(outcome, f'outcome {outcome}')}; page {bits}"
 
 
 def returned(value: int) -> str:
