@@ -10,7 +10,6 @@ import hashlib
 import os
 import stat
 import sys
-import tempfile
 import weakref
 from typing import BinaryIO, Final, NoReturn
 
@@ -86,6 +85,8 @@ def _spool(name: str, stream: BinaryIO) -> Source:
 
     What does not begin like a trace is not copied beyond its first block.
     """
+    import tempfile  # late: files need none, and start-up is felt
+
     with tempfile.TemporaryFile(prefix="spfreplay-") as file:
         copied = 0
         try:
