@@ -17,7 +17,7 @@ def recordings():
         yield pytest.param(path, id=path.stem, marks=pytest.mark.slow if slow else ())
 
 
-@pytest.mark.parametrize("path", recordings())
+@pytest.mark.parametrize("path", list(recordings()))
 def test_a_recording_as_text_is_the_same_recording(tmp_path, path):
     trace = open_trace(path)
     (tmp_path / "t").write_text("".join(f"{line}\n" for line in format_trace(trace)))
