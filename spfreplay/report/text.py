@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 from typing import Final
 
-from tabulate import tabulate
+import tabulate
 
 from spfreplay.diff import DIVERGED, MATCH, DiffResult, Divergence, PageDifference
 from spfreplay.report import words
 from spfreplay.report.words import count, percent
 from spfreplay_reference.contract import OP_ACCESS, PAGE_SHIFT
+
+# Columns as wide as what is in them: eighty have to do.
+tabulate.MIN_PADDING = 0
 
 RULE: Final = "=" * words.WIDTH
 
@@ -33,7 +36,9 @@ def table(
     cells = [[str(cell) for cell in row] for row in rows]
     if not cells:
         return []
-    text = tabulate(cells, headers=list(headers), colalign=list(align), disable_numparse=True)
+    text = tabulate.tabulate(
+        cells, headers=list(headers), colalign=list(align), disable_numparse=True
+    )
     return ["  " + line.rstrip() for line in text.splitlines()]
 
 
@@ -43,10 +48,10 @@ def verdict_line(result: DiffResult, colour: bool = False) -> str:
     if colour:
         word = f"\x1b[1;{_COLOURS.get(result.verdict, '33')}m{word}\x1b[0m"
     if result.divergence is not None:
-        what = f"at event #{result.divergence.event.number}"
-    else:
-        what = f"({result.scope})"
-    line = f"{word} {what}: {result.path}, {count(result.numbers.events, 'event')}"
+        word += f" at event #{result.divergence.event.number}"
+    elif result.verdict == MATCH:
+        word += f" ({result.scope})"
+    line = f"{word}: {result.path}, {count(result.numbers.events, 'event')}"
     if result.verdict != DIVERGED and result.caps:
         line += "; " + "; ".join(result.caps)
     if result.verdict == MATCH and not result.suffices:
@@ -74,14 +79,16 @@ def _about(result: DiffResult) -> Iterator[str]:
         how.append("file faults speculative")
     if result.options.speculate_single_threaded:
         how.append("single-threaded speculates")
-    yield f"  protocol  {', '.join(how)}, against the locked kernel"
+    yield from _labelled("protocol", f"{', '.join(how)}, against the locked kernel")
     yield f"  trace     sha256 {result.sha256[:16]}, health {result.health or 'unknown'}"
     for finding in result.findings:
-        yield from wrap(
-            finding, words.WIDTH, initial_indent=" " * 12, subsequent_indent=" " * 12
-        )
+        yield from _labelled("", finding)
     if result.options.limited:
-        yield f"  limited   {_limits(result)}"
+        yield from _labelled("limited", _limits(result))
+
+
+def _labelled(label: str, value: str) -> list[str]:
+    return wrap(value, words.WIDTH, initial_indent=f"  {label:10}", subsequent_indent=" " * 12)
 
 
 def _limits(result: DiffResult) -> str:
@@ -240,7 +247,7 @@ def _speculation(result: DiffResult) -> Iterator[str]:
 def _mappings(result: DiffResult) -> Iterator[str]:
     rows = [
         (
-            words.shorten(row.name, 30),
+            words.shorten(row.name, 28),
             f"{row.faults:,}",
             percent(row.speculative, row.faults),
             words.shorten(row.reason, 24),
