@@ -115,9 +115,7 @@ def test_functions_know_their_source(form, name):
 
 
 def test_a_traceback_of_the_straight_form_shows_the_source():
-    build_ = linked(
-        "straight", m="def f(x):\n    yield READ, x, PTE\n    x.pte = 1\n    return 1 / 0\n"
-    )
+    source = "def f(x):\n    yield READ, x, PTE\n    x.pte = 1\n    return 1 / 0\n"
     with pytest.raises(ZeroDivisionError) as caught:
         linked("straight", m=source).f(ast.Name())
     last = traceback.extract_tb(caught.tb)[-1]
