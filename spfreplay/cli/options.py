@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from spfreplay.errors import CannotError
+from spfreplay.output import write_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,19 +88,9 @@ def emit(text: str, output: Path | None) -> None:
         click.echo(text, nl=False, color=True)
         return
     try:
-        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, output)
+        write_text(output, text)
     except OSError as error:
         raise CannotError(f"{output}: cannot be written: {error.strerror}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def exit_code(codes: list[int], bisect: bool = False) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from spfreplay.errors import EXIT_INTERRUPTED, SpfreplayError
+from spfreplay.errors import EXIT_INTERRUPTED, CannotError, SpfreplayError
 
 
 @click.command(
@@ -89,6 +89,7 @@ def record(
         note=note,
     )
     try:
+        _check_writable(output)
         recording = run(command, options, say)
         from spfreplay.record.output import write_recording
 
@@ -113,3 +114,16 @@ def record(
     )
     if recording.interrupted:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _check_writable(output: Path) -> None:
+    """Find out before the program runs whether the trace can be written after it.
+
+    :raises CannotError: it cannot.
+    """
+    from spfreplay.output import OutputFile
+
+    try:
+        OutputFile(output).abandon()
+    except OSError as error:
+        raise CannotError(f"{output}: cannot be written: {error.strerror}") from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from spfreplay.errors import TraceError
+from spfreplay.output import OutputFile
 from spfreplay.trace import tables as rows
 from spfreplay.trace.bounds import (
     MAX_JSON,
@@ -48,9 +48,8 @@ _ANY_IDS: Final = Ids(MAX_ROWS, MAX_ROWS, MAX_ROWS)
 class TraceWriter:
     """Writes one trace; a context manager.
 
-    The file appears under its name only when all of it is there: everything
-    goes to a temporary name in the same folder, which is renamed by
-    :meth:`close` and removed if the block raises.  ``-`` is stdout.
+    The file appears under its name only when all of it is there, by
+    :meth:`close`; nothing appears if the block raises.  ``-`` is stdout.
 
     :raises TraceError: for content that :func:`open_trace` would refuse, and
         if the file cannot be written.
@@ -59,29 +58,18 @@ class TraceWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.events = 0
-        self._temporary = ""
         self._used = Ids(0, 0, 0)  # by events written before the tables
         self._limits: Ids | None = None  # once the tables are written
         self._pending = Columns(0)
         self._chunks = 0
         self._closed = False
-        self._file = self._open()
+        try:
+            self._output = OutputFile(path)
+        except OSError as error:
+            raise TraceError(self.path, "", f"cannot write: {error.strerror}") from None
         head = FILE_HEAD.pack(MAGIC, MAJOR, MINOR, 0)
         self._digest = hashlib.sha256(head)
         self._put(head)
-
-    def _open(self) -> BinaryIO:
-        """Open the temporary file, or what is no regular file as it is."""
-        if self.path == "-":
-            return sys.stdout.buffer
-        folder, name = os.path.split(self.path)
-        try:
-            if os.path.exists(self.path) and not os.path.isfile(self.path):
-                return open(self.path, "wb")
-            self._temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-            return open(self._temporary, "wb")
-        except OSError as error:
-            raise TraceError(self.path, "", f"cannot write: {error.strerror}") from None
 
     def __enter__(self) -> TraceWriter:
         return self
@@ -217,11 +205,7 @@ class TraceWriter:
         digest = self._digest.digest()
         self._chunk(b"END ", END.pack(self.events, self._chunks, digest))
         try:
-            self._file.flush()
-            if self._file is not sys.stdout.buffer:
-                self._file.close()
-            if self._temporary:
-                os.replace(self._temporary, self.path)
+            self._output.commit()
         except OSError as error:
             self._refuse("", f"cannot write: {error.strerror}")
 
@@ -230,10 +214,7 @@ class TraceWriter:
         if self._closed:
             return
         self._closed = True
-        if self._file is not sys.stdout.buffer:
-            self._file.close()
-        if self._temporary and os.path.exists(self._temporary):
-            os.unlink(self._temporary)
+        self._output.abandon()
 
     def _rows(
         self, fourcc: bytes, table: Iterable[Any], convert: Callable[[Any], object]
@@ -259,7 +240,7 @@ class TraceWriter:
 
     def _put(self, data: bytes) -> None:
         try:
-            self._file.write(data)
+            self._output.file.write(data)
         except OSError as error:
             self._refuse("", f"cannot write: {error.strerror}")
 
