@@ -35,6 +35,14 @@ FLAGS_EVERY, CONTENTS_EVERY = 25, 40
 SEEN_BITS = c.KIND_MASK | c.PG_HUGE | c.PG_SHARED
 BAD = (c.OUT_SEGV_MAPERR, c.OUT_SEGV_ACCERR, c.OUT_SIGBUS)
 SILENT = (c.OUT_NONE, *BAD)
+#: Whether a touch of a present page must (True) or must not (False) get it a new frame.
+#: Not OUT_REUSE: the kernel copies where a per-CPU batch still holds a reference.
+NEW_FRAME = {
+    c.OUT_NONE: False,
+    c.OUT_ACCESS: False,
+    c.OUT_COPY: True,
+    c.OUT_THP_COPY: True,
+}
 CALLS = {
     "mmap": (live.SYS_MMAP, c.OP_MMAP),
     "munmap": (live.SYS_MUNMAP, c.OP_MUNMAP),
@@ -51,7 +59,7 @@ class Mismatch(NamedTuple):
     """Where the engine and the kernel disagree: ``step`` counts from 0."""
 
     step: int
-    what: str  # "result", "faulted", "maps", "pages", "flags", "content", "died", "engine"
+    what: str  # result, faulted, frame, maps, pages, flags, content, died, engine
     details: tuple[str, ...]
 
 
@@ -112,6 +120,12 @@ class Session:
         return found or self.compare(number, op)
 
     def call(self, number, side, op):
+        if (
+            op.name == "madvise"
+            and op.args[2] == c.MADV_REMOVE
+            and self.on_disk(side.mm, *op.args)
+        ):
+            return None  # what readahead brings back into the page cache is not modelled
         syscall, code = CALLS[op.name]
         args = list(op.args)
         model = [signed(a) for a in args]
@@ -140,6 +154,13 @@ class Session:
             self.engine.call(number, c.OP_MUNMAP, side.mm, 100 + op.who, *gone)
         return None
 
+    def on_disk(self, mm, addr, length, _):
+        """Whether the range maps the file of a disk file system."""
+        end = addr + length + c.PAGE_SIZE
+        return any(
+            r.file == 0 and addr < r.end and end > r.start for r in self.engine.regions(mm)
+        )
+
     def legal(self, mm, addr, how):
         """Whether a direct touch of ``addr`` cannot raise a signal."""
         region = self.engine.region(mm, addr)
@@ -154,8 +175,8 @@ class Session:
                 return False
             if how & 1 and (index == 40 or self.files.in_hole(region.file, index)):
                 return False
-        elif region.flags & c.VM_SHARED and how & 1:
-            return False
+        elif region.flags & c.VM_SHARED and not self.engine.page(mm, addr >> 12):
+            return False  # perhaps beyond the end of the object
         return bool(region.flags & right)
 
     def touch(self, number, side, op):
@@ -166,6 +187,7 @@ class Session:
                 how, error_code = how | 4, error_code | c.X86_PF_USER
             elif how & 1:
                 return None
+        before = side.tables.frame(addr)
         ret, word, faults = side.subject.touch(how, addr, number + 1)
         answer = self.engine.access(number, side.mm, 100 + op.who, addr, error_code)
         outcome = answer & c.OUTCOME_MASK
@@ -174,6 +196,9 @@ class Session:
             return "result", (f"kernel {errno_text(ret)}", f"engine {name}")
         if ret == 0 and (faults == 0) != (outcome in SILENT):
             return "faulted", (f"kernel took {faults} faults", f"engine: {name}")
+        moved = before != side.tables.frame(addr)
+        if before and ret == 0 and NEW_FRAME.get(outcome, moved) != moved:
+            return "frame", (f"kernel: {'new' if moved else 'same'} frame", f"engine: {name}")
         if ret == 0 and how & 3 == 0:
             expected = self.content(self.engine.page(side.mm, addr >> 12))
             if word != expected:
@@ -262,6 +287,11 @@ class Session:
             for vpn, word in zip(image.vpns, image.words, strict=True)
             if first <= vpn < last and word & c.KIND_MASK
         }
+        for vpn, word in engine.items():
+            if word & c.PG_HUGE:
+                # pagemap tells of the first page, whichever of the 512 is asked for
+                first_page = engine.get(vpn & ~(c.PTRS_PER_PTE - 1), word)
+                engine[vpn] = word & ~c.PG_SHARED | first_page & c.PG_SHARED
         if kernel == engine:
             side.words, side.image = words, (image.vpns, image.words)
             return ()

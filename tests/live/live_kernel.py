@@ -39,7 +39,7 @@ SYS_PREAD, SYS_PWRITE = 17, 18
 PAGEMAP_SCAN = 0xC0606610
 #: PAGEMAP_SCAN categories
 SCAN_FILE, SCAN_PRESENT, SCAN_SWAPPED, SCAN_PFNZERO, SCAN_HUGE = 4, 8, 16, 32, 64
-PAGEMAP_EXCLUSIVE = 1 << 56
+PAGEMAP_EXCLUSIVE, PAGEMAP_FRAME = 1 << 56, (1 << 55) - 1
 U64 = (1 << 64) - 1
 #: x86-64 `ret`, in every page of the test files at this offset
 RET_OFFSET = 64
@@ -323,6 +323,11 @@ class Tables:
     def close(self):
         for fd in (self.pagemap, self.maps, self.smaps, self.mem):
             os.close(fd)
+
+    def frame(self, addr):
+        """Return the frame number of the page at ``addr``; 0 = none, or not root."""
+        word = int.from_bytes(os.pread(self.pagemap, 8, addr >> 12 << 3), "little")
+        return word & PAGEMAP_FRAME if word >> 63 else 0
 
     def page_words(self):
         """Return the raw answer: pagemap words and scan ranges, as bytes."""

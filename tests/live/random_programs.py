@@ -207,6 +207,9 @@ class Generator:
         ):  # fmt: skip
             if rng.random() < share:
                 flags |= flag
+        if not flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+            # Where the kernel puts it instead is not judged, so let it do nothing there.
+            flags &= ~(MAP_POPULATE | MAP_LOCKED)
         if self.profile.stack and rng.random() < 0.4:
             flags |= MAP_GROWSDOWN
         if self.profile.huge and file == -1:
@@ -225,6 +228,10 @@ class Generator:
         advice = self.rng.choice(ADVICE)
         if self.profile.huge and self.rng.random() < 0.4:
             advice = MADV_HUGEPAGE
+        if self.profile.huge and advice in (MADV_FREE, MADV_COLD):
+            # On part of a huge page they split the folio, and what is all zeroes
+            # becomes the zero page: no engine knows the contents of real programs.
+            advice = MADV_DONTNEED
         return *self.span(), advice
 
     def mremap(self):
