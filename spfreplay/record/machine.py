@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from spfreplay_reference.contract import KernelProfile
 
+_CAP_IPC_LOCK: Final = 14
 _THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
 
 
@@ -57,13 +58,28 @@ def kernel_profile() -> KernelProfile:
         release=release(),
         fault_around_pages=max(1, around),
         map_large_folios=_version() >= (6, 18),
-        thp_enabled=_chosen(_THP / "enabled", "never"),
+        thp_enabled=_thp_enabled(),
         thp_zero_page=_chosen(_THP / "use_zero_page", "0") == "1",
         overcommit_memory=_number("/proc/sys/vm/overcommit_memory", 0),
         max_map_count=_number("/proc/sys/vm/max_map_count", 65530),
         stack_limit=_limit(resource.RLIMIT_STACK),
-        memlock_limit=_limit(resource.RLIMIT_MEMLOCK),
+        memlock_limit=-1 if _may_lock() else _limit(resource.RLIMIT_MEMLOCK),
     )
+
+
+def _thp_enabled() -> str:
+    """Return when memory gets 2 MiB pages: that size may have a setting of its own."""
+    own = _chosen(_THP / "hugepages-2048kB" / "enabled", "inherit")
+    return _chosen(_THP / "enabled", "never") if own == "inherit" else own
+
+
+def _may_lock() -> bool:
+    """Tell whether RLIMIT_MEMLOCK does not count (CAP_IPC_LOCK)."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> _CAP_IPC_LOCK & 1)
+    return False
 
 
 def other_facts() -> dict[str, Any]:
