@@ -283,7 +283,7 @@ class KernelProfile(NamedTuple):
     thp_zero_page: bool = True
     overcommit_memory: int = 0
     max_map_count: int = 65530
-    stack_limit: int = 8 << 20
+    stack_limit: int = 8 << 20  # bytes; -1 = unlimited
     memlock_limit: int = -1  # bytes; -1 = unlimited
 
 

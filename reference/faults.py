@@ -130,7 +130,7 @@ def _grown_stack(mm: Mm, profile: KernelProfile, addr: int) -> Area | None:
     if area is None or not area.flags & VM_GROWSDOWN or addr < 0x10000 or addr >= TASK_SIZE:
         return None
     start = addr & -PAGE_SIZE
-    if area.end - start > profile.stack_limit:
+    if 0 <= profile.stack_limit < area.end - start:
         return None
     below = mm.space.below(area)
     guarded = below is not None and below.flags & VM_ACCESS and not below.flags & VM_GROWSDOWN
