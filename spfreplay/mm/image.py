@@ -9,6 +9,7 @@ from array import array
 from typing import Any
 
 from spfreplay.mm.filemap import cache_content, cache_file
+from spfreplay.mm.mmap import UNKNOWN_FILE
 from spfreplay.mm.pgtable import pfn_to_page
 from spfreplay.mm.pte import (
     CLASS_ANON,
@@ -44,6 +45,7 @@ from spfreplay_reference.contract import (
     FILE_PFNMAP,
     FILE_REG,
     FILE_SHMEM,
+    FILE_UNKNOWN,
     KIND_ANON,
     KIND_FILE,
     KIND_MASK,
@@ -161,6 +163,8 @@ def vma_region(vma: VmArea) -> Region:
     """Return a VMA as a line of /proc/PID/maps."""
     file = vma.vm_file
     number = FILE_ANON if file is None or file.anon_shared else file.number
+    if number == UNKNOWN_FILE:
+        number = FILE_UNKNOWN
     return Region(
         vma.vm_start,
         vma.vm_end,

@@ -6,6 +6,8 @@ for every CPU, and gives the order of *flush, then free*.
 
 from __future__ import annotations
 
+from typing import Any
+
 from spfreplay.errors import ModelError
 from spfreplay.mm.steps import (
     ENTRY,
@@ -72,23 +74,39 @@ def tlb_finish_mmu(task: Task, mm: MmStruct) -> Steps[None]:
     Models: mm/memory.c:tlb_finish_mmu(), tlb_remove_table()
     """
     gather = task.gather
-    tables: list[PageTable] = []
     if gather:
         task.gather = []
         yield from flush_tlb_mm(task, mm)
+        yield from free_gathered(task, mm, gather)
+    yield RMW, mm, TLB
+    mm.tlb_flush_pending -= 1
+
+
+def free_gathered(task: Task, mm: MmStruct, gather: list[Page | PageTable]) -> Steps[None]:
+    """Drop the mappings' references to the data pages, then free the tables.
+
+    Models: mm/swap_state.c:free_pages_and_swap_cache(), mm/memory.c:tlb_remove_table_rcu()
+    """
+    tables: list[PageTable] = []
     kernel = mm.kernel
     for item in gather:
         if item.__class__ is PageTable:
             tables.append(item)
-        else:
-            yield from put_page(kernel, item)  # type: ignore[arg-type]
+            continue
+        page: Any = item
+        yield RMW, page, PAGE_MAPCOUNT
+        page.refcount = left = page.refcount - 1
+        if left > 0:
+            continue
+        if left < 0:
+            raise ModelError(f"frame {page.pfn:#x} loses a reference that nobody holds")
+        yield FREE, page, PAGE_CONTENT
+        free_page(kernel, page)
     if tables:
         yield RCU_SYNC, mm, MM
         for table in tables:
             yield FREE, table, ENTRY
             table.freed = True
-    yield RMW, mm, TLB
-    mm.tlb_flush_pending -= 1
 
 
 def put_page(kernel: Kernel, page: Page) -> Steps[None]:

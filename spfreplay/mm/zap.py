@@ -89,28 +89,33 @@ def zap_pte_range(
     """
     yield LOCK, table, PTL
     table.ptl.lock(task)
-    ptes = table.pte
-    for i in range(slot, slot + pages):
-        if not table.used:
-            break
+    kernel = mm.kernel
+    gather = task.gather
+    left = table.used
+    anon = 0
+    for i in range(slot, slot + pages if left else slot):
         yield READ, table, PTE
         pte = table.pte[i]
         if not pte:
             continue
         yield WRITE, table, PTE
-        ptes[i] = 0
-        table.used -= 1
+        table.pte[i] = 0
+        left -= 1
         pte_class = pte >> PTE_CLASS_SHIFT
         if pte_class == CLASS_ANON:
-            page = mm.kernel.mem_map.get(pte >> PTE_PFN_SHIFT)
+            page = kernel.mem_map.get(pte >> PTE_PFN_SHIFT)
             if page is None:
-                page = pfn_to_page(mm.kernel, pte >> PTE_PFN_SHIFT)
-            mm.rss_anon -= 1
+                page = pfn_to_page(kernel, pte >> PTE_PFN_SHIFT)
+            anon += 1
             yield RMW, page, PAGE_MAPCOUNT
             page.mapcount -= 1
-            task.gather.append(page)
+            gather.append(page)
         elif pte_class == CLASS_CACHE:
-            add_file_rss(mm, cache_file(mm.kernel, pte >> PTE_PFN_SHIFT), -1)
+            add_file_rss(mm, cache_file(kernel, pte >> PTE_PFN_SHIFT), -1)
+        if not left:
+            break
+    table.used = left
+    mm.rss_anon -= anon
     yield UNLOCK, table, PTL
     table.ptl.unlock(task)
 
