@@ -12,11 +12,10 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import compress, repeat
-from operator import eq
 from typing import Final
 
 from spfreplay.diff import MappingRow, Numbers, OutcomeRow, ReasonRow
-from spfreplay.engines import OUT_NO_OPERATION, OUT_NOT_REPLAYED, SKIP_REASONS
+from spfreplay.engines import OUT_NO_OPERATION, OUT_NOT_REPLAYED, SKIP_REASONS, positions
 from spfreplay.trace.events import Columns, Tables
 from spfreplay_reference.contract import (
     FILE_ANON,
@@ -123,19 +122,18 @@ class Tally:
         """Count one chunk; of the answers only the lower halves matter here."""
         ours = array("H", locked.tobytes())[::2]
         theirs = array("H", speculative.tobytes())[::2]
-        ops: Sequence[int] = columns.op
+        ops = columns.op.tobytes()
         if self._keep is not None:
             keep = self._keep
             for i in range(len(columns)):
                 if not keep(columns, i):
                     ours[i] = theirs[i] = OUT_NO_OPERATION
-            ops = [
-                op if out != OUT_NO_OPERATION else 0 for op, out in zip(ops, ours, strict=True)
-            ]
+            pairs = zip(ops, ours, strict=True)
+            ops = bytes(0 if out == OUT_NO_OPERATION else op for op, out in pairs)
         self._locked.update(ours)
         self._speculative.update(theirs)
         self._events += len(columns) - ours.count(OUT_NO_OPERATION)
-        self._faults += sum(map(eq, ops, repeat(OP_ACCESS)))
+        self._faults += ops.count(OP_ACCESS)
         self._by_mapping(columns, theirs)
 
     def _by_mapping(self, columns: Columns, answers: array[int]) -> None:
@@ -145,8 +143,7 @@ class Tally:
         map something else over what earlier events of the run may have hit.
         """
         begin = 0
-        ops = columns.op
-        for i in [i for i, op in enumerate(ops) if op in _PAINTS]:
+        for i in positions(columns, *_PAINTS):
             if self._must_count_before(columns, i):
                 self._count_run(columns, answers, begin, i)
                 begin = i

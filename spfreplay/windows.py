@@ -21,8 +21,8 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, compress, islice
-from operator import lt
+from itertools import accumulate, compress, repeat
+from operator import lt, ne, or_, sub
 from typing import Final, NamedTuple
 
 from spfreplay.footprints import NO_OPERATION, Footprints, meet
@@ -102,7 +102,8 @@ class Cutter:
         count = len(columns)
         if not count:
             return
-        self._events += count - sum(columns.op.count(op) for op in NO_OPERATION)
+        ops = columns.op.tobytes()
+        self._events += count - sum(ops.count(op) for op in NO_OPERATION)
         first = columns.first
         exits = columns.exit
         if self.skew:
@@ -126,11 +127,14 @@ class Cutter:
             self._pending.append((columns, 0, cuts[0]))
         self._close()
         follow = self._footprints.follow
-        ops = columns.op
-        for begin, end in zip(cuts, islice(cuts, 1, None), strict=False):
+        ends = cuts[1:]
+        wide = map(ne, map(sub, ends, cuts), repeat(1))
+        others = map(ne, map(columns.op.__getitem__, cuts), repeat(OP_ACCESS))
+        spans = zip(cuts, ends, strict=False)
+        for begin, end in compress(spans, map(or_, wide, others)):
             if end - begin > 1:
                 self._component([(columns, begin, end)])
-            elif ops[begin] != OP_ACCESS:
+            else:
                 follow(columns, begin)
         self._pending = [(columns, cuts[-1], count)]
 
