@@ -50,6 +50,11 @@ class VmaIndex:
         vma = self._hint.get(addr >> HINT_SHIFT)
         if vma is not None and vma.vm_rb_linked and vma.vm_start <= addr < vma.vm_end:
             return vma
+        # Memory is often touched upwards: the VMA of the chunk below may go on here.
+        vma = self._hint.get((addr >> HINT_SHIFT) - 1)
+        if vma is not None and vma.vm_rb_linked and vma.vm_start <= addr < vma.vm_end:
+            self._hint[addr >> HINT_SHIFT] = vma
+            return vma
         at = self._keys.bisect_right(addr)
         vma = self._vma[self._keys[at - 1 if at else 0]] if self._keys else None
         if vma is None:
