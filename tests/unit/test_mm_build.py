@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -177,3 +178,18 @@ def test_every_module_with_announcements_is_in_the_list():
         )
     }
     assert announcing == set(PROTOCOL_MODULES)
+
+
+def test_the_readme_sorts_every_modelled_function_once():
+    readme = (Path(vma_module.__file__).parent / "README.md").read_text()
+    listing = readme.partition("## How true is what")[2].partition("Without any place yet")[0]
+    rows = [
+        line.split("|")[1] if line.startswith("|") else line for line in listing.splitlines()
+    ]
+    sorted_in = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    modelled = [
+        name
+        for name, function in build("spf-v11", "window").functions().items()
+        if "Models:" in (function.__doc__ or "")
+    ]
+    assert sorted(sorted_in) == sorted(modelled)
