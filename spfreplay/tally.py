@@ -49,7 +49,6 @@ _NOT_A_FAULT: Final = frozenset(
 )
 _PAINTS: Final = frozenset({OP_MMAP, OP_BRK, OP_MREMAP, OP_FORK, OP_EXEC})
 _NOWHERE: Final = "(no mapping)"
-_STACK_REACH: Final = 8 << 20
 
 
 class Labels:
@@ -226,8 +225,6 @@ class Tally:
         labels = Labels()
         for region in image.regions:
             labels.paint(region.start, region.end, self._region_name(region, image))
-            if region.flags & VM_GROWSDOWN:
-                labels.paint(region.start - _STACK_REACH, region.start, "[stack]")
         labels.brk = image.brk
         return labels
 

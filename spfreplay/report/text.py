@@ -247,10 +247,10 @@ def _speculation(result: DiffResult) -> Iterator[str]:
 def _mappings(result: DiffResult) -> Iterator[str]:
     rows = [
         (
-            words.shorten(row.name, 28),
+            words.shorten(row.name, 26),
             f"{row.faults:,}",
             percent(row.speculative, row.faults),
-            words.shorten(row.reason, 24),
+            row.reason[:29],
         )
         for row in result.numbers.mappings
     ]
