@@ -1,7 +1,10 @@
 """The CPU's side: an access translates, faults, and is retried.
 
-Hardware walks are two steps, the PMD entry and the PTE: tables above are only
-freed behind the flush that drops what a CPU may have cached of them.
+A hardware walk is two steps, the PMD entry and the PTE: tables above are only
+freed behind the flush that drops what a CPU may have cached of them.  An
+instruction is not interrupted, from its walk to its store: a flush, or a grace
+period, that waits for this CPU waits for its end, which is what IRQ_OFF and
+IRQ_ON say here.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from spfreplay.mm.spf import handle_speculative_fault
 from spfreplay.mm.spf_reasons import SPF_NO_VMA, SPF_PROTECTION_KEY
 from spfreplay.mm.steps import (
     ENTRY,
+    IRQ,
+    IRQ_OFF,
+    IRQ_ON,
     LOCK_READ,
     MMAP_SEM,
     PAGE_CONTENT,
@@ -127,6 +133,8 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
     while True:
         pte = 0
         table: Any = None
+        yield IRQ_OFF, task, IRQ
+        task.irqs_off = True
         pud = pgd[address >> 39]
         if pud is not None:
             pmd = pud.entries[address >> 30 & 511]
@@ -137,6 +145,8 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
                     pte = table
                     if pte & right == right:
                         bits = yield from access_huge(task, mm, pmd, address, wanted)
+                        yield IRQ_ON, task, IRQ
+                        task.irqs_off = False
                         return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
                 elif table is not None:
                     yield READ, table, PTE
@@ -147,6 +157,8 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
                 yield RMW, table, PTE
                 updated = table.cmpxchg(address >> 12 & 511, pte, pte | wanted)
                 if not updated:
+                    yield IRQ_ON, task, IRQ
+                    task.irqs_off = False
                     continue
                 low |= wanted
             pte_class = pte >> PTE_CLASS_SHIFT
@@ -159,8 +171,12 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
                     page.content = task.stamp + 1
                 else:
                     yield from store_to_cache(task, mm.kernel, pte >> PTE_PFN_SHIFT)
+            yield IRQ_ON, task, IRQ
+            task.irqs_off = False
             bits = PAGE_BITS[low] | KIND_OF[pte_class] if pte_class != CLASS_NOPAGE else 0
             return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
+        yield IRQ_ON, task, IRQ
+        task.irqs_off = False
         if idle >= LIVELOCK_FAULTS:
             outcome = OUT_LIVELOCK
         else:
