@@ -163,8 +163,8 @@ class PageTable:
 class AnonVma:
     """``struct anon_vma``.  ``name`` = (stamp, n) of its allocation."""
 
-    __slots__ = ("freed", "lock", "name", "num_active_vmas", "num_children", "parent", "rb_root",
-                 "refcount", "root")  # fmt: skip
+    __slots__ = ("freed", "lock", "name", "num_active_vmas", "num_children", "parent",
+                 "rb_root", "refcount", "root")  # fmt: skip
 
     def __init__(self, name: tuple[int, int]) -> None:
         self.name = name
