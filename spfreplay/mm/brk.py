@@ -11,7 +11,7 @@ from spfreplay.mm.pte import vm_get_page_prot
 from spfreplay.mm.steps import BRK, LOCK, LOCKED_VM, MMAP_SEM, TOTAL_VM, UNLOCK, WRITE, Steps
 from spfreplay.mm.types import MmStruct, Task
 from spfreplay.mm.vma import find_vma, find_vma_prev, vm_area_alloc, vma_link
-from spfreplay.mm.vma_adjust import vma_merge
+from spfreplay.mm.vma_merge import vma_merge
 from spfreplay_reference.contract import (
     TASK_SIZE,
     VM_ACCOUNT,

@@ -23,6 +23,7 @@ from __future__ import annotations
 import ast
 from functools import cache
 from importlib.util import find_spec
+from inspect import CO_GENERATOR
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, Literal
@@ -35,6 +36,7 @@ PROTOCOL_MODULES: Final = (
     "vma",
     "rmap",
     "vma_adjust",
+    "vma_merge",
     "mmap",
     "munmap",
     "brk",
@@ -130,12 +132,14 @@ def link(
     names: dict[str, Any] = {"__name__": name}
     for module, tree in trees.items():
         if form == "straight":
-            Strip(module).visit(tree)
-        code = compile(ast.fix_missing_locations(tree), str(sources[module]), "exec")
-        exec(code, names)
+            strip(module, tree)
+        exec(compile(tree, str(sources[module]), "exec"), names)
     names.pop("__builtins__")
     names.pop("annotations", None)
-    return Namespace(name, names)
+    namespace = Namespace(name, names)
+    if form == "straight":
+        refuse_generators(namespace)
+    return namespace
 
 
 def take_out_imports(
@@ -189,32 +193,48 @@ def claim_names(module: str, tree: ast.Module, owners: dict[str, str]) -> None:
                 raise BuildError(f"{symbol} is defined in both {owner} and {module}")
 
 
-class Strip(ast.NodeTransformer):
-    """Take the announcements out of a module."""
+def strip(module: str, tree: ast.Module) -> None:
+    """Take the announcements out of the functions of ``tree``."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            node.body = strip_block(module, node.body)
 
-    def __init__(self, module: str) -> None:
-        self.module = module
 
-    def visit(self, node: ast.AST) -> ast.AST | None:
-        visited: ast.AST | None = super().visit(node)
-        if isinstance(visited, ast.stmt) and getattr(visited, "body", None) == []:
-            visited.body = [ast.copy_location(ast.Pass(), visited)]  # type: ignore[attr-defined]
-        return visited
+def strip_block(module: str, block: list[ast.stmt]) -> list[ast.stmt]:
+    """Return ``block`` without announcements, ``yield from`` turned into calls.
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Yield):
-            value = node.value.value
-            if not isinstance(value, ast.Tuple) or len(value.elts) != 3:
-                raise BuildError(f"{self.module}:{node.lineno}: not KIND, obj, FIELD")
-            return None  # no `pass` in its place: each would be an instruction
-        return self.generic_visit(node)
+    Nothing takes the place of an announcement: each `pass` would be an
+    instruction.  A yield inside an expression is left where it is, and found
+    by :func:`refuse_generators`.
+    """
+    kept: list[ast.stmt] = []
+    for node in block:
+        value = getattr(node, "value", None)
+        if isinstance(value, ast.Yield):
+            said = value.value
+            if not isinstance(node, ast.Expr):
+                raise BuildError(f"{module}:{node.lineno}: a yield that is not a statement")
+            if not isinstance(said, ast.Tuple) or len(said.elts) != 3:
+                raise BuildError(f"{module}:{node.lineno}: not KIND, obj, FIELD")
+            continue
+        if isinstance(value, ast.YieldFrom):
+            if not isinstance(value.value, ast.Call):
+                raise BuildError(
+                    f"{module}:{node.lineno}: yield from something else than a call"
+                )
+            node.value = value.value  # type: ignore[attr-defined]
+        elif isinstance(node, ast.If | ast.While | ast.For):
+            node.body = strip_block(module, node.body)
+            node.orelse = strip_block(module, node.orelse) if node.orelse else []
+        kept.append(node)
+    return kept or [ast.copy_location(ast.Pass(), block[0])]
 
-    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.AST | None:
-        if not isinstance(node.value, ast.Call):
-            raise BuildError(
-                f"{self.module}:{node.lineno}: yield from something else than a call"
-            )
-        return self.visit(node.value)
 
-    def visit_Yield(self, node: ast.Yield) -> ast.AST:
-        raise BuildError(f"{self.module}:{node.lineno}: a yield that is not a statement")
+def refuse_generators(namespace: Namespace) -> None:
+    """Check that no function of a straight build is a generator.
+
+    :raises BuildError: if one is: a yield hides where it must not be.
+    """
+    for name, function in namespace.functions().items():
+        if function.__code__.co_flags & CO_GENERATOR:
+            raise BuildError(f"{name} yields inside an expression")

@@ -20,7 +20,7 @@ from spfreplay.mm.steps import (
 from spfreplay.mm.truncate import punch_hole
 from spfreplay.mm.types import MmStruct, Task, VmArea
 from spfreplay.mm.vma import find_vma, fput, get_file, vm_write_begin, vm_write_end
-from spfreplay.mm.vma_adjust import VM_SPECIAL, vma_modify_flags
+from spfreplay.mm.vma_merge import VM_SPECIAL, vma_modify_flags
 from spfreplay.mm.zap import zap_page_range
 from spfreplay_reference.contract import (
     MADV_COLD,

@@ -23,7 +23,7 @@ from spfreplay.mm.vma import (
     vm_write_begin,
     vm_write_end,
 )
-from spfreplay.mm.vma_adjust import VM_SPECIAL, vma_modify_flags
+from spfreplay.mm.vma_merge import VM_SPECIAL, vma_modify_flags
 from spfreplay_reference.contract import (
     MCL_CURRENT,
     MCL_FUTURE,

@@ -37,7 +37,7 @@ from spfreplay.mm.vma import (
     vma_link,
     vma_set_page_prot,
 )
-from spfreplay.mm.vma_adjust import VM_SPECIAL, vma_merge
+from spfreplay.mm.vma_merge import VM_SPECIAL, vma_merge
 from spfreplay_reference.contract import (
     FILE_SHMEM,
     FILE_UNKNOWN,

@@ -11,7 +11,7 @@ from spfreplay.mm.pte import wants_writenotify
 from spfreplay.mm.steps import LOCK, MMAP_SEM, UNLOCK, VM_FLAGS, WRITE, Steps
 from spfreplay.mm.types import MmStruct, Task, VmArea
 from spfreplay.mm.vma import find_vma, vm_write_begin, vm_write_end, vma_set_page_prot
-from spfreplay.mm.vma_adjust import vma_modify_flags
+from spfreplay.mm.vma_merge import vma_modify_flags
 from spfreplay_reference.contract import (
     PROT_EXEC,
     PROT_GROWSDOWN,

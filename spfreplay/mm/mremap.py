@@ -40,7 +40,7 @@ from spfreplay.mm.vma import (
     vma_dup_policy,
     vma_link,
 )
-from spfreplay.mm.vma_adjust import vma_merge
+from spfreplay.mm.vma_merge import vma_merge
 from spfreplay_reference.contract import (
     MAP_FIXED,
     MREMAP_DONTUNMAP,

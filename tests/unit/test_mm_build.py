@@ -152,6 +152,7 @@ def test_what_a_module_imports_of_another_is_the_built_one():
         ({"a": "def f(x):\n    yield x"}, "not KIND, obj, FIELD"),
         ({"a": "def f(x):\n    y = yield READ, x, PTE"}, "a yield that is not a statement"),
         ({"a": "def f(x):\n    yield from x"}, "yield from something else"),
+        ({"a": "def f(x):\n    return 1 + (yield from f(x))"}, "f yields inside an expression"),
     ],
 )
 def test_a_source_that_breaks_the_rules_is_refused(sources, complaint):
