@@ -29,7 +29,7 @@ MNEMONICS = {
     "gd": c.VM_GROWSDOWN, "lo": c.VM_LOCKED, "sr": c.VM_SEQ_READ, "rr": c.VM_RAND_READ,
     "dc": c.VM_DONTCOPY, "lf": c.VM_LOCKONFAULT, "ac": c.VM_ACCOUNT, "nr": c.VM_NORESERVE,
     "wf": c.VM_WIPEONFORK, "dd": c.VM_DONTDUMP, "hg": c.VM_HUGEPAGE,
-    "nh": c.VM_NOHUGEPAGE,
+    "nh": c.VM_NOHUGEPAGE, "mg": c.VM_MERGEABLE,
 }  # fmt: skip
 FLAGS_EVERY, CONTENTS_EVERY = 25, 40
 SEEN_BITS = c.KIND_MASK | c.PG_HUGE | c.PG_SHARED
@@ -51,6 +51,8 @@ CALLS = {
     "madvise": (live.SYS_MADVISE, c.OP_MADVISE),
     "mlock": (live.SYS_MLOCK, c.OP_MLOCK),
     "munlock": (live.SYS_MUNLOCK, c.OP_MUNLOCK),
+    "mlockall": (live.SYS_MLOCKALL, c.OP_MLOCKALL),
+    "munlockall": (live.SYS_MUNLOCKALL, c.OP_MUNLOCKALL),
 }
 TOUCHES = {"store": (2, c.X86_PF_WRITE), "load": (0, 0), "run": (1, c.X86_PF_INSTR)}
 
@@ -87,6 +89,7 @@ class Session:
 
     def __init__(self, make_engine, profile, base, count, strict):
         self.every = (1, 1) if strict else (FLAGS_EVERY, CONTENTS_EVERY)
+        self.stack = profile.stack  # touches change mappings
         self.span = (base, base + profile.pages * 4096)
         self.values = live.Values(count + 2)
         self.files = live.Files() if profile.files else None
@@ -240,7 +243,7 @@ class Session:
         touched = op.name in TOUCHES
         for slot, side in self.sides.items():
             who = f"process {slot}: "
-            if (not touched or number % 16 == 0) and (found := self.maps(side)):
+            if (not touched or self.stack or number % 16 == 0) and (found := self.maps(side)):
                 return "maps", tuple(who + line for line in found)
             if found := self.pages(side):
                 return "pages", tuple(who + line for line in found)

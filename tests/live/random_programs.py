@@ -20,6 +20,7 @@ from spfreplay_reference.contract import (
     MADV_FREE,
     MADV_HUGEPAGE,
     MADV_KEEPONFORK,
+    MADV_MERGEABLE,
     MADV_NOHUGEPAGE,
     MADV_NORMAL,
     MADV_POPULATE_READ,
@@ -27,6 +28,7 @@ from spfreplay_reference.contract import (
     MADV_RANDOM,
     MADV_REMOVE,
     MADV_SEQUENTIAL,
+    MADV_UNMERGEABLE,
     MADV_WILLNEED,
     MADV_WIPEONFORK,
     MAP_ANONYMOUS,
@@ -38,11 +40,15 @@ from spfreplay_reference.contract import (
     MAP_POPULATE,
     MAP_PRIVATE,
     MAP_SHARED,
+    MAP_STACK,
+    MCL_CURRENT,
+    MCL_FUTURE,
     MLOCK_ONFAULT,
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
     PROT_EXEC,
+    PROT_GROWSDOWN,
     PROT_NONE,
     PROT_READ,
     PROT_WRITE,
@@ -56,7 +62,17 @@ ADVICE = (
     + [MADV_FREE, MADV_POPULATE_READ, MADV_POPULATE_WRITE] * 3
     + [MADV_DONTFORK, MADV_DOFORK, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_REMOVE] * 2
     + [MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTNEED_LOCKED, MADV_WILLNEED, MADV_COLD]
-    + [MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_DONTDUMP, MADV_DODUMP, 5, 77]
+    + [
+        MADV_MERGEABLE,
+        MADV_UNMERGEABLE,
+        MADV_NORMAL,
+        MADV_RANDOM,
+        MADV_SEQUENTIAL,
+        MADV_DONTDUMP,
+        MADV_DODUMP,
+        5,
+        77,
+    ]
 )
 #: Lengths that must fail, or do nothing, whatever is mapped: nothing outside
 #: the private range may be hit.
@@ -89,6 +105,7 @@ class Profile(NamedTuple):
     forks: bool = False
     huge: bool = False
     stack: bool = False
+    locks: bool = False
 
 
 PROFILES = {
@@ -98,6 +115,7 @@ PROFILES = {
     "mixed": Profile(pages=128, forks=True, files=True),
     "thp": Profile(pages=2048, align=512, huge=True, forks=True),
     "stack": Profile(pages=1024, stack=True),
+    "lock": Profile(pages=96, forks=True, locks=True, files=True),
 }
 
 MIX = {
@@ -125,12 +143,16 @@ class Generator:
         mix = dict(MIX)
         if profile.forks:
             mix |= {"fork": 2, "exit": 1, "store": 34}
+        if profile.locks:
+            mix |= {"mlock": 8, "munlock": 5, "mlockall": 3, "munlockall": 2}
         self.names, self.weights = list(mix), list(mix.values())
 
     def program(self, count):
         """Return ``count`` operations."""
         ops = []
         while len(ops) < count:
+            if self.profile.huge and len(ops) % 100 == 0:
+                ops += self.room_for_huge()
             name = self.rng.choices(self.names, self.weights)[0]
             ops.append(Op(self.who(), name, tuple(getattr(self, name)())))
             if name == "exit" and ops[-1].who:
@@ -143,6 +165,17 @@ class Generator:
                     if near < self.base + 4096 * self.profile.pages:
                         ops.append(Op(who, self.rng.choice(("store", "load")), (near, direct)))
         return ops[:count]
+
+    def room_for_huge(self):
+        """Return the operations that make 4 MiB ready for huge pages."""
+        addr = self.base + self.rng.choice((0, 512, 1024)) * 4096
+        flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
+        self.areas.append(((addr - self.base) >> 12, 1024))
+        who = self.who()
+        return [
+            Op(who, "mmap", (addr, 4 << 20, RW, flags, -1, 0)),
+            Op(who, "madvise", (addr, 4 << 20, MADV_HUGEPAGE)),
+        ]
 
     def who(self):
         return self.rng.choice(sorted(self.alive))
@@ -191,6 +224,8 @@ class Generator:
             prot = RW
         first, count = (addr - self.base) >> 12, min(length, 64 << 12) >> 12
         flags = rng.choice((MAP_FIXED, MAP_FIXED, MAP_FIXED_NOREPLACE, 0))
+        if self.profile.locks and not flags:  # under MCL_FUTURE all of them populate
+            flags = MAP_FIXED
         file, pgoff = -1, 0
         sharing = MAP_SHARED if rng.random() < 0.25 else MAP_PRIVATE
         if self.profile.files and rng.random() < 0.6:
@@ -204,6 +239,7 @@ class Generator:
         flags |= sharing if rng.random() > 0.02 else rng.choice((0, 3))
         for flag, share in (
             (MAP_POPULATE, 0.1), (MAP_NORESERVE, 0.08), (MAP_LOCKED, 0.04),
+            (MAP_STACK, 0.05),
         ):  # fmt: skip
             if rng.random() < share:
                 flags |= flag
@@ -222,6 +258,8 @@ class Generator:
 
     def mprotect(self):
         prot = self.rng.choice(PROTS) if self.rng.random() > 0.03 else 0x30
+        if self.profile.stack and self.rng.random() < 0.2:
+            prot |= PROT_GROWSDOWN
         return *self.span(), prot, -1
 
     def madvise(self):
@@ -272,6 +310,12 @@ class Generator:
 
     def munlock(self):
         return self.span()
+
+    def mlockall(self):
+        return (self.rng.choice((MCL_CURRENT, MCL_FUTURE, 3, 5, 6, 7, 0, 4, 8)),)
+
+    def munlockall(self):
+        return ()
 
     def touch(self):
         if self.rng.random() < 0.7:
