@@ -45,6 +45,7 @@ from spfreplay_reference.contract import (
     VM_IO,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    VM_MAYSHARE,
     VM_MAYWRITE,
     VM_MERGEABLE,
     VM_NOHUGEPAGE,
@@ -152,7 +153,7 @@ def _set_flags(mm: Mm, area: Area, start: int, end: int, flags: int) -> int:
 
 def _advise_mergeable(mm: Mm, area: Area, start: int, end: int) -> int:
     """KSM takes private memory only; elsewhere the advice is ignored. ``unjudged``"""
-    if area.flags & (VM_SHARED | VM_MERGEABLE | VM_SPECIAL):
+    if area.flags & (VM_SHARED | VM_MAYSHARE | VM_MERGEABLE | VM_SPECIAL):
         return 0
     return _set_flags(mm, area, start, end, area.flags | VM_MERGEABLE)
 

@@ -158,7 +158,7 @@ def _grow_in_place(
     grown = area.part(area.start, area.end)
     grown.end = end
     mm.space.replace(area.start, end, [grown])
-    mm.space.merge(grown)
+    mm.space.merge(grown, left=False)
     if area.flags & VM_LOCKED:
         populate_range(mm, profile, tail_start, end)
     return True
@@ -180,6 +180,8 @@ def _move_to(
     if flags & MREMAP_FIXED:
         start: int | None = target
         munmap(mm, profile, target, length)
+        if mm.space.at(old) is None:  # it lay there itself (an old length that wraps)
+            return -EFAULT
     else:
         start = placed if placed is not None else mm.space.free_gap(length)
     if start is None:
@@ -233,13 +235,26 @@ def _move_pages(mm: Mm, old: int, length: int, start: int) -> None:
             first = vpn & ~(PTRS_PER_PTE - 1)
             if shift % PTRS_PER_PTE or first < low or first + PTRS_PER_PTE > high:
                 mm.split_huge(vpn)
-                bits = mm.bits[vpn]
-        del mm.bits[vpn]
-        mm.bits[vpn + shift] = bits
+    _move_tables(mm, low, high, shift)
+    for vpn in mm.present(old, old + length):
+        mm.bits[vpn + shift] = mm.bits.pop(vpn)
         if vpn in mm.frames:
             mm.frames[vpn + shift] = mm.frames.pop(vpn)
-        if not bits & PG_HUGE:
-            mm.tables.add((vpn + shift) >> 9)
+
+
+def _move_tables(mm: Mm, low: int, high: int, shift: int) -> None:
+    """The destination gets a table wherever the source has one, pages or not.
+
+    A whole one between 2 MiB borders is moved itself.
+    """
+    at = low
+    while at < high:
+        upto = min(high, (at | 511) + 1, at + 512 - (at + shift) % 512)
+        if at >> 9 in mm.tables:
+            mm.tables.add((at + shift) >> 9)
+            if upto - at == PTRS_PER_PTE:
+                mm.tables.discard(at >> 9)
+        at = upto
 
 
 def _leave_empty(mm: Mm, old: int, length: int) -> None:

@@ -160,10 +160,10 @@ class Space:
         self.replace(start, end, [piece])
         return self.merge(piece)
 
-    def merge(self, area: Area, *, right: bool = True) -> Area:
+    def merge(self, area: Area, *, left: bool = True, right: bool = True) -> Area:
         """Let ``area`` join its neighbours.  Return the area that it is in now."""
         below, above = self._neighbours(area)
-        if below is None or not (_follows(below, area) and _joins(area, below)):
+        if not left or below is None or not (_follows(below, area) and _joins(area, below)):
             below = None
         if not right or above is None or not (_follows(area, above) and _joins(area, above)):
             above = None
