@@ -83,7 +83,7 @@ OUT_CALL_OK: Final = 30  # a system call returned >= 0
 OUT_CALL_ERROR: Final = 31  # a system call failed; errno sits above bit 5
 
 OUTCOME_NAMES: Final = {
-    OUT_NONE: "none",
+    OUT_NONE: "no fault needed",
     OUT_ZERO: "zero page",
     OUT_ANON: "anonymous page",
     OUT_COPY: "copied (COW)",

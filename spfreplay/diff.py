@@ -175,7 +175,9 @@ class Numbers:
     events: int = 0
     recorded_faults: int = 0
     needed_faults: int = 0
-    speculative_faults: int = 0
+    speculative_faults: int = 0  # what perf's software event spf counts
+    #: of these, SIGSEGV (spf_vma_access); vmstat's speculative_pgfault lacks them
+    speculative_signals: int = 0
     calls: int = 0
     outcomes: tuple[OutcomeRow, ...] = ()
     reasons: tuple[ReasonRow, ...] = ()

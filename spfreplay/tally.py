@@ -44,6 +44,8 @@ from spfreplay_reference.contract import (
 #: Rows of the table of mappings; the rest is summed up.
 LISTED_MAPPINGS: Final = 12
 
+#: The one trace event that is no refusal: SIGSEGV, found without mmap_sem.
+_SIGNALLED: Final = "spf_vma_access"
 _NOT_A_FAULT: Final = frozenset(
     {OUT_NONE, OUT_NOT_REPLAYED, OUT_NO_OPERATION, OUT_CALL_OK, OUT_CALL_ERROR}
 )
@@ -108,6 +110,8 @@ class Tally:
     ) -> None:
         self._tables = tables
         self._reasons = reasons
+        #: reason numbers of faults that were served speculatively
+        self._served = {0} | {i for i, name in enumerate(reasons) if name == _SIGNALLED}
         self._keep = keep
         self._locked: Counter[int] = Counter()
         self._speculative: Counter[int] = Counter()
@@ -247,14 +251,17 @@ class Tally:
     def numbers(self, images: int, pages: int) -> Numbers:
         """Sum up.  ``images`` and ``pages`` were compared; that is not known here."""
         needed = {out: n for out, n in self._locked.items() if _is_fault(out)}
-        taken = sum(
-            n for out, n in self._speculative.items() if _is_fault(out) and not out >> 5
-        )
+        taken = {
+            out: n
+            for out, n in self._speculative.items()
+            if _is_fault(out) and out >> REASON_SHIFT in self._served
+        }
         return Numbers(
             events=self._events,
             recorded_faults=self._faults,
             needed_faults=sum(needed.values()),
-            speculative_faults=taken,
+            speculative_faults=sum(taken.values()),
+            speculative_signals=sum(n for out, n in taken.items() if out >> REASON_SHIFT),
             calls=sum(n for out, n in self._locked.items() if _is_call(out)),
             outcomes=self._outcome_rows(),
             reasons=self._reason_rows(),
@@ -275,7 +282,7 @@ class Tally:
     def _reason_rows(self) -> tuple[ReasonRow, ...]:
         counts: Counter[int] = Counter()
         for out, n in self._speculative.items():
-            if _is_fault(out) and out >> REASON_SHIFT:
+            if _is_fault(out) and out >> REASON_SHIFT not in self._served:
                 counts[out >> REASON_SHIFT & REASON_MASK] += n
         rows = [ReasonRow(self._reason(reason), n) for reason, n in counts.items()]
         return tuple(sorted(rows, key=lambda row: (-row.faults, row.name)))
@@ -299,10 +306,11 @@ class Tally:
         return tuple(rows)
 
     def _mapping_row(self, name: str, counter: Counter[int]) -> MappingRow:
-        taken = sum(n for out, n in counter.items() if not out >> REASON_SHIFT)
+        served = self._served
+        taken = sum(n for out, n in counter.items() if out >> REASON_SHIFT in served)
         reasons: Counter[str] = Counter()
         for out, n in counter.items():
-            if out >> REASON_SHIFT:
+            if out >> REASON_SHIFT not in served:
                 reasons[self._reason(out >> REASON_SHIFT)] += n
         first = min(reasons.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
         return MappingRow(name, sum(counter.values()), taken, *first)

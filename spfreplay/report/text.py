@@ -237,6 +237,11 @@ def _speculation(result: DiffResult) -> Iterator[str]:
         return
     taken, needed = numbers.speculative_faults, numbers.needed_faults
     yield f"Taken speculatively: {taken:,} of {needed:,} ({percent(taken, needed)})"
+    signals = numbers.speculative_signals
+    if signals:
+        yield f"  {signals:,} of them ended in SIGSEGV there (spf_vma_access)"
+    populated = taken - signals
+    yield f"  the kernel's counters: spf {taken:,}, speculative_pgfault {populated:,}"
     rows = [
         (row.name, f"{row.faults:,}", percent(row.faults, numbers.needed_faults))
         for row in numbers.reasons

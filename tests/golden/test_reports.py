@@ -51,9 +51,10 @@ NUMBERS = Numbers(
     recorded_faults=16004,
     needed_faults=15998,
     speculative_faults=14012,
+    speculative_signals=12,
     calls=1607,
     outcomes=(
-        OutcomeRow("none", 6, 6), OutcomeRow("zero page", 7000, 7000),
+        OutcomeRow("no fault needed", 6, 6), OutcomeRow("zero page", 7000, 7000),
         OutcomeRow("anonymous page", 8998, 8998), OutcomeRow("call ok", 1600, 1600),
         OutcomeRow("call failed", 7, 7),
     ),

@@ -1,4 +1,4 @@
-"""The running kernel judges the reference, operation by operation."""
+"""The running kernel judges both engines, operation by operation."""
 
 import pytest
 from kernel_oracle import check, engine_class
@@ -16,3 +16,8 @@ pytestmark = [
 @pytest.mark.parametrize("profile", PROFILES)
 def test_reference_does_what_the_kernel_does(profile):
     assert check(engine_class("reference"), profile, range(1, SEEDS + 1), OPERATIONS) == ""
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_speculative_engine_does_what_the_kernel_does(profile):
+    assert check(engine_class("spf"), profile, range(1, SEEDS + 1), OPERATIONS) == ""

@@ -234,7 +234,7 @@ def test_numbers():
     assert numbers.speculative_faults == 0
     assert [(row.name, row.faults) for row in numbers.reasons] == [("single-threaded", 6)]
     assert [(row.name, row.locked) for row in numbers.outcomes] == [
-        ("none", 1), ("zero page", 1), ("anonymous page", 5), ("call ok", 6),
+        ("no fault needed", 1), ("zero page", 1), ("anonymous page", 5), ("call ok", 6),
     ]  # fmt: skip
     assert [(row.name, row.faults) for row in numbers.mappings] == [("anonymous", 6)]
 

@@ -44,7 +44,7 @@ def test_below_the_stack_is_stack():
 def tally(events, answers, regions=(), files=()):
     tables = Tables(images=[InitialImage(regions, (), 0x9000, 0x9000)], files=list(files))
     trace = MemoryTrace([event(0, c.OP_EXEC, c.MM_NONE, 1, 1, 0), *events], tables)
-    counted = Tally(tables, ("", "refused", "other"))
+    counted = Tally(tables, ("", "refused", "other", "spf_vma_access"))
     (columns,) = trace.chunks()
     counted.add(columns, array("I", [30, *answers]), array("I", [30, *answers]))
     return counted.numbers(0, 0)
@@ -66,6 +66,14 @@ def test_a_fault_belongs_to_what_was_mapped_when_it_happened():
     assert [(row.name, row.faults, row.speculative, row.reason) for row in rows] == [
         ("/lib/x", 2, 1, "refused"), ("(no mapping)", 1, 1, ""), ("anonymous", 1, 1, ""),
     ]  # fmt: skip
+
+
+def test_a_sigsegv_without_mmap_sem_was_served_speculatively():
+    events = [mmap(1, 5), touch(2, 5), touch(3, 5), touch(4, 5)]
+    numbers = tally(events, [30, 2, c.OUT_SEGV_ACCERR | 3 << 5, c.OUT_SEGV_ACCERR | 1 << 5])
+    assert (numbers.speculative_faults, numbers.speculative_signals) == (2, 1)
+    assert [(row.name, row.faults) for row in numbers.reasons] == [("refused", 1)]
+    assert [(row.faults, row.speculative) for row in numbers.mappings] == [(3, 2)]
 
 
 def test_heap_and_stack_have_their_names():

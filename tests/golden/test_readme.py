@@ -1,0 +1,71 @@
+"""Every command of the README is run here, and shows what the README says.
+
+A ``console`` block is a prompt and what the command prints.  ``$`` runs
+anywhere; ``#`` needs root and tracefs.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spfreplay.record.tracefs import find_tracefs
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+#: make targets that run this very suite or parts of it: CI calls them by name.
+SUITE = {"make test", "make slow", "make live", "make bench", "make check"}
+
+
+def blocks():
+    """Yield (prompt, command, expected output) of every console block."""
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+        for part in re.split(r"^(?=[$#] )", block, flags=re.MULTILINE):
+            if part:
+                line, _, output = part.partition("\n")
+                yield line[0], line[2:], output
+
+
+COMMANDS = list(blocks())
+
+
+def run(command, folder):
+    """Run a README command with this interpreter's spfreplay."""
+    command = command.replace(".venv/bin/spfreplay", "spfreplay")
+    tool = f"{sys.executable} -c 'import sys; from spfreplay.cli import main; sys.exit(main())'"
+    command = re.sub(r"^spfreplay\b", lambda _: tool, command)
+    return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", [c for p, c, out in COMMANDS if p == "$" and not out])
+def test_a_make_target_exists_and_ci_runs_it(command):
+    target = command.split()[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    if command in SUITE - {"make live", "make bench"}:
+        assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_make_demo_prints_a_verdict_on_a_recording_of_a_threaded_program():
+    done = run("make demo", ROOT)
+    shown = next(out for _, c, out in COMMANDS if "diff traces/recorded/cstress.bin" in c)
+    assert (done.returncode, done.stdout) == (0, shown)
+
+
+@pytest.mark.parametrize(("command", "shown"), [(c, out) for p, c, out in COMMANDS if out])
+def test_a_command_prints_what_the_readme_shows(command, shown):
+    assert run(command, ROOT).stdout == shown
+
+
+@pytest.mark.live
+def test_the_commands_to_record_work_in_their_order(tmp_path):
+    if os.geteuid() != 0 or find_tracefs() is None:
+        pytest.skip("needs root and tracefs")
+    shutil.copy("/bin/true", tmp_path / "program")
+    codes = [(c, run(c, tmp_path).returncode) for p, c, _ in COMMANDS if p == "#"]
+    assert codes and [code for code in codes if code[1]] == []
