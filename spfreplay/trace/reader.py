@@ -216,7 +216,7 @@ def _check_head(source: Source, head: bytes) -> None:
     if not head:
         source.refuse(0, "an empty file, expected a trace")
     if head.startswith(b"PERFILE2"):
-        source.refuse(0, "a perf.data file, expected a trace: use spfreplay import")
+        source.refuse(0, "a perf.data file, expected a trace (spfreplay record makes one)")
     if not head.startswith(MAGIC):
         source.refuse(0, "expected a trace, or its text form (first line: spfreplay text 1)")
     if len(head) < FILE_HEAD.size:
