@@ -119,8 +119,8 @@ def do_cow_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
         return VM_FAULT_RETRY
     installed = yield from install_cow_page(vmf, page)
     table = vmf.pte
-    yield UNLOCK, table, PTL
-    table.ptl.unlock(task)
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
     if not installed:
         yield from put_page(mm.kernel, page)
     return 0

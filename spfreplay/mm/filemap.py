@@ -162,8 +162,8 @@ def do_fault_around(task: Task, vmf: VmFault, file: File) -> Steps[int]:
     table.used += mapped
     add_file_rss(vmf.vma.vm_mm, file, mapped)
     served = table.pte[vmf.pte_index]
-    yield UNLOCK, table, PTL
-    table.ptl.unlock(task)
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
     vmf.pte = None
     if not served:
         return 0
@@ -262,6 +262,6 @@ def finish_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
         )
         table.used += pages
         add_file_rss(vmf.vma.vm_mm, file, pages)
-    yield UNLOCK, table, PTL
-    table.ptl.unlock(task)
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
     return VM_FAULT_NOPAGE

@@ -150,8 +150,8 @@ def handle_present_pte(task: Task, vmf: VmFault) -> Steps[int]:
     yield READ, table, PTE
     pte = table.pte[vmf.pte_index]
     if pte != orig_pte:
-        yield UNLOCK, table, PTL
-        table.ptl.unlock(task)
+        yield UNLOCK, vmf.ptl, PTL
+        vmf.ptl.ptl.unlock(task)
         return 0
     entry = orig_pte | PAGE_ACCESSED
     if vmf.flags & FAULT_FLAG_WRITE:
@@ -164,8 +164,8 @@ def handle_present_pte(task: Task, vmf: VmFault) -> Steps[int]:
         table.pte[vmf.pte_index] = entry
     elif vmf.flags & FAULT_FLAG_WRITE:  # flush_tlb_fix_spurious_fault()
         yield from ptep_clear_flush(task, vmf.vma, vmf.address)
-    yield UNLOCK, table, PTL
-    table.ptl.unlock(task)
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
     return 0
 
 

@@ -106,8 +106,8 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
             table.pte[slot] = ZERO_PTE | vmf.vma_page_prot
             table.used += 1
             vmf.outcome = OUT_ZERO
-        yield UNLOCK, table, PTL
-        table.ptl.unlock(task)
+        yield UNLOCK, vmf.ptl, PTL
+        vmf.ptl.ptl.unlock(task)
         return 0
 
     vma = vmf.vma
@@ -129,8 +129,8 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
     yield READ, table, PTE
     pte = table.pte[slot]
     if pte:
-        yield UNLOCK, table, PTL
-        table.ptl.unlock(task)
+        yield UNLOCK, vmf.ptl, PTL
+        vmf.ptl.ptl.unlock(task)
         yield from put_page(vma.vm_mm.kernel, page)
         return 0
     vma.vm_mm.rss_anon += 1
@@ -142,8 +142,8 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
     table.pte[slot] = page.pfn << PTE_PFN_SHIFT | low
     table.used += 1
     vmf.outcome = OUT_ANON
-    yield UNLOCK, table, PTL
-    table.ptl.unlock(task)
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
     return 0
 
 
@@ -159,8 +159,8 @@ def wp_page_reuse(task: Task, vmf: VmFault) -> Steps[int]:
         entry |= PAGE_RW
     yield WRITE, table, PTE
     table.pte[vmf.pte_index] = entry
-    yield UNLOCK, table, PTL
-    table.ptl.unlock(task)
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
     return VM_FAULT_WRITE
 
 
@@ -201,8 +201,8 @@ def wp_page_copy(task: Task, vmf: VmFault, old_page: Page | None) -> Steps[int]:
     yield READ, table, PTE
     pte = table.pte[vmf.pte_index]
     if pte != orig_pte:
-        yield UNLOCK, table, PTL
-        table.ptl.unlock(task)
+        yield UNLOCK, vmf.ptl, PTL
+        vmf.ptl.ptl.unlock(task)
         yield from put_page(kernel, new_page)
         if old_page is not None:
             yield from put_page(kernel, old_page)
@@ -213,8 +213,8 @@ def wp_page_copy(task: Task, vmf: VmFault, old_page: Page | None) -> Steps[int]:
     if old_page is not None:
         yield RMW, old_page, PAGE_MAPCOUNT
         old_page.mapcount -= 1
-    yield UNLOCK, table, PTL
-    table.ptl.unlock(task)
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
     vmf.outcome = OUT_COPY
     if old_page is not None:
         yield from put_page(kernel, old_page)  # the mapping's
@@ -284,8 +284,8 @@ def do_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
             # page_mkwrite() has no effect that this model would show
             vmf.outcome = OUT_FILE_SHARED
             return (yield from wp_page_reuse(task, vmf))
-        yield UNLOCK, table, PTL
-        table.ptl.unlock(task)
+        yield UNLOCK, vmf.ptl, PTL
+        vmf.ptl.ptl.unlock(task)
         return (yield from wp_page_copy(task, vmf, None))
 
     page = pfn_to_page(kernel, orig_pte >> PTE_PFN_SHIFT)
@@ -294,8 +294,8 @@ def do_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
     if not locked:
         yield RMW, page, PAGE_MAPCOUNT
         page.refcount += 1
-        yield UNLOCK, table, PTL
-        table.ptl.unlock(task)
+        yield UNLOCK, vmf.ptl, PTL
+        vmf.ptl.ptl.unlock(task)
         yield LOCK, page, PAGE_LOCK
         page.lock()
         relocked = yield from pte_map_lock(task, vmf)
@@ -310,8 +310,8 @@ def do_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
         if pte != orig_pte:
             yield UNLOCK, page, PAGE_LOCK
             page.unlock()
-            yield UNLOCK, table, PTL
-            table.ptl.unlock(task)
+            yield UNLOCK, vmf.ptl, PTL
+            vmf.ptl.ptl.unlock(task)
             yield from put_page(kernel, page)
             return 0
         yield from put_page(kernel, page)
@@ -327,6 +327,6 @@ def do_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
     page.unlock()
     yield RMW, page, PAGE_MAPCOUNT
     page.refcount += 1
-    yield UNLOCK, table, PTL
-    table.ptl.unlock(task)
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
     return (yield from wp_page_copy(task, vmf, page))

@@ -310,7 +310,7 @@ class VmFault:
 
     __slots__ = (
         "address", "flags", "orig_pmd", "orig_pte", "outcome", "pgoff", "pmd", "pmd_index",
-        "pte", "pte_index", "reason", "sequence", "task", "vma", "vma_end", "vma_flags",
+        "pte", "pte_index", "ptl", "reason", "sequence", "task", "vma", "vma_end", "vma_flags",
         "vma_page_prot", "vma_pgoff", "vma_start",
     )  # fmt: skip
 
@@ -328,6 +328,8 @@ class VmFault:
         #: the leaf table that holds the PTE, None where the PTE was none
         self.pte: Any = None
         self.pte_index = 0
+        #: the table whose PTL was taken; nearly always that of ``pte``
+        self.ptl: Any = None
         self.orig_pte = 0
         self.vma_flags = 0
         self.vma_page_prot = 0
