@@ -13,7 +13,7 @@ from spfreplay.mm.filemap import (
     filemap_fault,
     finish_fault,
 )
-from spfreplay.mm.memory import alloc_page_vma
+from spfreplay.mm.memory import __page_add_new_anon_rmap, alloc_page_vma
 from spfreplay.mm.pgtable import pte_alloc
 from spfreplay.mm.rmap import anon_vma_prepare
 from spfreplay.mm.spf_lock import pte_map_lock
@@ -143,10 +143,7 @@ def install_cow_page(vmf: VmFault, page: Page) -> Steps[bool]:
     if vmf.vma_flags & VM_WRITE:
         entry |= PAGE_RW
     vma.vm_mm.rss_anon += 1
-    yield READ, vma, ANON_VMA
-    page.anon_vma = vma.anon_vma
-    page.index = vmf.pgoff
-    page.mapcount = 1
+    yield from __page_add_new_anon_rmap(page, vma, vmf.address)
     yield WRITE, table, PTE
     table.pte[slot] = entry
     table.used += 1

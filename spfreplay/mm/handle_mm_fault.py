@@ -17,7 +17,7 @@ from spfreplay.mm.huge_memory import (
 )
 from spfreplay.mm.memory import do_anonymous_page, do_wp_page
 from spfreplay.mm.pgtable import pmd_alloc
-from spfreplay.mm.pte import PTE_PRESENT
+from spfreplay.mm.pte import PAGE_CHG_MASK, PTE_PRESENT
 from spfreplay.mm.spf_lock import pte_spinlock
 from spfreplay.mm.spf_reasons import SPF_PMD_NONE, SPF_PTE_NONE
 from spfreplay.mm.steps import (
@@ -31,6 +31,7 @@ from spfreplay.mm.steps import (
     VM_OPS,
     VM_PAGE_PROT,
     VM_PGOFF,
+    VM_SEQUENCE,
     VM_START,
     WRITE,
     Steps,
@@ -49,7 +50,7 @@ from spfreplay.mm.types import (
     VmArea,
     VmFault,
 )
-from spfreplay_reference.contract import OUT_ACCESS, VM_EXEC, VM_READ, VM_WRITE
+from spfreplay_reference.contract import OUT_ACCESS, OUT_NUMA, VM_EXEC, VM_READ, VM_WRITE
 
 
 def handle_mm_fault(task: Task, vma: VmArea, address: int, flags: int) -> Steps[int]:
@@ -69,6 +70,8 @@ def handle_mm_fault(task: Task, vma: VmArea, address: int, flags: int) -> Steps[
     vmf.vma_flags = vma.vm_flags
     yield READ, vma, VM_PAGE_PROT
     vmf.vma_page_prot = vma.vm_page_prot
+    yield READ, vma, VM_SEQUENCE  # nothing compares it under mmap_sem
+    vmf.sequence = vma.vm_sequence
     yield READ, vma, VM_START
     vmf.vma_start = vma.vm_start
     yield READ, vma, VM_END
@@ -105,17 +108,18 @@ def handle_pte_fault(task: Task, vmf: VmFault) -> Steps[int]:
     Models: mm/memory.c:handle_pte_fault(), SPF v11 19/26
     """
     pmd = vmf.pmd
-    yield READ, pmd, ENTRY  # without mmap_sem even the pmd table may be gone by now
+    # Without mmap_sem the pmd table may be gone by now.  Under it, one read
+    # stands for the three that 4.17 makes: a PTE table stays.
+    yield READ, pmd, ENTRY
     table = pmd.entries[vmf.pmd_index]
-    if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        if table is None:
+    if table is None:
+        if vmf.flags & FAULT_FLAG_SPECULATIVE:
             vmf.reason = SPF_PMD_NONE
             return VM_FAULT_RETRY
-    elif table is None:
         vmf.pte = None
-    elif table.__class__ is int:  # pmd_devmap_trans_unstable(): fault again
-        return 0
-    else:
+    elif not vmf.flags & FAULT_FLAG_SPECULATIVE:
+        if table.__class__ is int:  # pmd_devmap_trans_unstable(): fault again
+            return 0
         yield READ, table, PTE
         vmf.orig_pte = orig_pte = table.pte[vmf.pte_index]
         vmf.pte = table if orig_pte else None
@@ -179,9 +183,26 @@ def do_swap_page(task: Task, vmf: VmFault) -> Steps[int]:
 
 
 def do_numa_page(task: Task, vmf: VmFault) -> Steps[int]:
-    """Serve a NUMA hinting fault: has its place here, and no model yet.
+    """Give a PTE under PROT_NONE back the rights of its VMA; the page stays where it is.
 
-    Models: mm/memory.c:do_numa_page()
+    A speculative fault comes here without any NUMA balancing: between the
+    merge and the flags of an mprotect that ends PROT_NONE.
+
+    Models: mm/memory.c:do_numa_page(), SPF v11 06/26, 14/26, without migration
     """
-    yield READ, vmf.vma, VM_FLAGS
-    raise ModelError(f"not modelled yet: NUMA hinting fault at {vmf.address:#x}")
+    locked = yield from pte_spinlock(task, vmf)
+    if not locked:
+        return VM_FAULT_RETRY
+    table = vmf.pte
+    yield READ, table, PTE
+    pte = table.pte[vmf.pte_index]
+    if pte != vmf.orig_pte:
+        yield UNLOCK, vmf.ptl, PTL
+        vmf.ptl.ptl.unlock(task)
+        return 0
+    yield WRITE, table, PTE
+    table.pte[vmf.pte_index] = pte & PAGE_CHG_MASK | vmf.vma_page_prot | PAGE_ACCESSED
+    vmf.outcome = OUT_NUMA
+    yield UNLOCK, vmf.ptl, PTL
+    vmf.ptl.ptl.unlock(task)
+    return 0

@@ -260,6 +260,7 @@ def zap_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Steps[
     if is_huge:
         yield WRITE, pmd, ENTRY
         pmd.entries[index] = None
+        task.need_flush = True
         if word >> PTE_CLASS_SHIFT == CLASS_ANON:
             compound = mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9]
             mm.rss_anon -= HPAGE_PMD_NR
@@ -303,7 +304,8 @@ def vma_adjust_trans_huge(
 ) -> Steps[None]:
     """Split the huge pages that the new borders of ``vma`` would cut.
 
-    :param adjust_next: bytes by which the start of the next VMA moves up.
+    :param adjust_next: pages by which the border to the next VMA, at the old end
+        of ``vma``, moves up.
 
     Models: mm/huge_memory.c:vma_adjust_trans_huge()
     Context: mmap_sem (write).
@@ -319,6 +321,6 @@ def vma_adjust_trans_huge(
             if haddr >= old_start and haddr + HPAGE_PMD_SIZE <= old_end:
                 yield from split_huge_pmd_address(task, mm, border)
     if adjust_next > 0:
-        border = old_end + adjust_next
-        if border & ~HPAGE_PMD_MASK:
+        border = old_end + (adjust_next << 12)
+        if border & ~HPAGE_PMD_MASK and border & HPAGE_PMD_MASK >= old_end:
             yield from split_huge_pmd_address(task, mm, border)

@@ -66,6 +66,8 @@ CALLS: Final = {
     OP_FORK: "sys_fork",
     OP_EXIT: "sys_exit",
 }
+#: the thread id of what runs behind a grace period
+SOFTIRQ_TID: Final = -1
 #: operations of a trace in which the kernel has no part
 NO_EFFECT: Final = (OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION)
 
@@ -191,7 +193,10 @@ class SpeculativeKernel:
         if function is None:
             return self._without_mm(op, a0, a1, a2)
         task = self._task(stamp, mm, tid)
-        return function(task, self._mms[mm], a0 & U64, a1 & U64, a2, a3, a4, a5, ret)
+        result = function(task, self._mms[mm], a0 & U64, a1 & U64, a2, a3, a4, a5, ret)
+        if self.kernel.rcu_callbacks:
+            self._grace_period()
+        return result
 
     def begin(
         self,
@@ -221,6 +226,27 @@ class SpeculativeKernel:
         task = self._task(stamp, mm, tid)
         access = build(PROTOCOL, "window").access
         return task, access(task, self._mms[mm], addr, error_code)
+
+    def begin_callbacks(self) -> list[tuple[Task, Steps[None]]]:
+        """Return what waits for a grace period as tasks of their own, for a scheduler.
+
+        To be asked after every step of an operation: page tables that munmap gave
+        up are freed by such a task, perhaps after munmap has returned.
+        """
+        callbacks = self.kernel.rcu_callbacks
+        self.kernel.rcu_callbacks = []
+        run = build(PROTOCOL, "window").tlb_remove_table_rcu
+        begun = []
+        for stamp, mm, tables in callbacks:
+            task = Task(SOFTIRQ_TID, None)
+            task.stamp = stamp
+            begun.append((task, run(task, mm, tables)))
+        return begun
+
+    def _grace_period(self) -> None:
+        """Let pass what no operation overlaps."""
+        for _, steps in self.begin_callbacks():
+            drive(steps)
 
     def _task(self, stamp: int, mm: int, tid: int) -> Task:
         if mm not in self._mms:

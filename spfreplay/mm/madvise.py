@@ -8,6 +8,7 @@ from spfreplay.errors import ModelError
 from spfreplay.mm.gup import faultin_page_range
 from spfreplay.mm.madvise_free import madvise_free_page_range
 from spfreplay.mm.mmap import page_align
+from spfreplay.mm.pte import PMD_SIZE
 from spfreplay.mm.steps import (
     LOCK,
     LOCK_READ,
@@ -17,11 +18,12 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
 from spfreplay.mm.truncate import punch_hole
 from spfreplay.mm.types import MmStruct, Task, VmArea
 from spfreplay.mm.vma import find_vma, fput, get_file, vm_write_begin, vm_write_end
 from spfreplay.mm.vma_merge import VM_SPECIAL, vma_modify_flags
-from spfreplay.mm.zap import zap_page_range
+from spfreplay.mm.zap import note_emptied_tables, reclaim_page_tables, zap_page_range
 from spfreplay_reference.contract import (
     MADV_COLD,
     MADV_COLLAPSE,
@@ -131,6 +133,14 @@ def sys_madvise(
         result = yield from madvise_walk_vmas(task, mm, start, end, behavior)
         yield UNLOCK, mm, MMAP_SEM
         mm.mmap_sem.read_unlock(task)
+        emptied = task.emptied
+        if emptied:
+            task.emptied = []
+            yield LOCK, mm, MMAP_SEM
+            mm.mmap_sem.write_lock(task)
+            yield from reclaim_page_tables(task, mm, emptied)
+            yield UNLOCK, mm, MMAP_SEM
+            mm.mmap_sem.write_unlock(task)
         return result
     yield LOCK, mm, MMAP_SEM
     mm.mmap_sem.write_lock(task)
@@ -203,12 +213,17 @@ def madvise_dontneed_free(
         return -EINVAL
     if behavior != MADV_FREE:
         yield from zap_page_range(task, vma, start, end)
+        may_be_huge = vma.vm_ops is None and vma.vm_mm.kernel.profile.thp_enabled != "never"
+        if may_be_huge and end - start >= PMD_SIZE:
+            yield from note_emptied_tables(task, vma, start, end)
         return 0
     if vma.vm_ops is not None:
         return -EINVAL
+    yield from tlb_gather_mmu(task, vma.vm_mm)
     yield from vm_write_begin(task, vma)
     yield from madvise_free_page_range(task, vma, start, end)
     yield from vm_write_end(task, vma)
+    yield from tlb_finish_mmu(task, vma.vm_mm)
     return 0
 
 

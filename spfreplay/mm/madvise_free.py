@@ -31,7 +31,7 @@ def madvise_free_page_range(task: Task, vma: VmArea, start: int, end: int) -> St
     """Clear accessed and dirty of the anonymous pages of ``[start, end)``.
 
     Models: mm/madvise.c:madvise_free_pte_range()
-    Context: mmap_sem (read), a write section of ``vma``.
+    Context: mmap_sem (read), a write section of ``vma``, an open gather.
     """
     mm = vma.vm_mm
     while start < end:
@@ -60,6 +60,7 @@ def clean_ptes(task: Task, table: PageTable, slot: int, last: int) -> Steps[None
         if not pte or pte >> PTE_CLASS_SHIFT != CLASS_ANON:
             continue
         if pte & (PAGE_ACCESSED | PAGE_DIRTY):
+            task.need_flush = True
             yield WRITE, table, PTE
             table.pte[i] = pte & ~(PAGE_ACCESSED | PAGE_DIRTY)
     yield UNLOCK, table, PTL
@@ -84,6 +85,7 @@ def madvise_free_huge_pmd(
     if word is not None and word.__class__ is int and word >> PTE_CLASS_SHIFT == CLASS_ANON:
         alone = is_mapped_once(mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9])
         if alone and end - start == HPAGE_PMD_SIZE:
+            task.need_flush = True
             yield WRITE, pmd, ENTRY
             pmd.entries[index] = word & ~(PAGE_ACCESSED | PAGE_DIRTY)
     yield UNLOCK, pmd, PMD_LOCK

@@ -26,12 +26,17 @@ from spfreplay.mm.steps import (
     RMW,
     TRYLOCK,
     UNLOCK,
+    VM_FLAGS,
+    VM_PGOFF,
     VM_POLICY,
+    VM_START,
+    VM_USERFAULTFD_CTX,
     WRITE,
     Steps,
 )
 from spfreplay.mm.tlb import ptep_clear_flush, put_page
 from spfreplay.mm.types import (
+    FAULT_FLAG_SPECULATIVE,
     FAULT_FLAG_WRITE,
     PAGE_ACCESSED,
     PAGE_DIRTY,
@@ -53,6 +58,7 @@ from spfreplay_reference.contract import (
     OUT_REUSE,
     OUT_ZERO,
     VM_SHARED,
+    VM_UFFD_MISSING,
     VM_WRITE,
 )
 
@@ -77,6 +83,34 @@ def alloc_page_vma(task: Task, vma: VmArea, content: int) -> Steps[Page]:
     return page
 
 
+def __page_add_new_anon_rmap(page: Page, vma: VmArea, address: int) -> Steps[None]:
+    """Say that ``page`` is mapped at ``address`` of ``vma``, once, and by nobody else.
+
+    Bounds and vm_pgoff are those of this very moment, not the fault's snapshot:
+    v11 drops the test of the bounds and keeps the index, which can be wrong.
+
+    Models: mm/rmap.c:__page_add_new_anon_rmap(), SPF v11 17/26
+    Context: PTL.
+    """
+    yield READ, vma, ANON_VMA
+    page.anon_vma = vma.anon_vma
+    yield READ, vma, VM_START
+    start = vma.vm_start
+    yield READ, vma, VM_PGOFF
+    page.index = vma.vm_pgoff + (address - start >> 12)
+    page.mapcount = 1
+
+
+def handle_userfault(task: Task, vmf: VmFault) -> Steps[int]:
+    """Hand a fault to the monitor of a userfaultfd: has its place here, and no model yet.
+
+    Models: fs/userfaultfd.c:handle_userfault()
+    Context: mmap_sem (read), which it drops.
+    """
+    yield READ, vmf.vma, VM_USERFAULTFD_CTX
+    raise ModelError(f"not modelled yet: userfault at {vmf.address:#x}")
+
+
 def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
     """Map the zero page (read) or a fresh page (write) where nothing is mapped.
 
@@ -84,14 +118,17 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
     """
     if vmf.vma_flags & VM_SHARED:
         return VM_FAULT_SIGBUS
+    vma = vmf.vma
     pmd = vmf.pmd
     # v11 keeps pte_alloc() in a speculative fault: a no-op unless the PMD has
     # turned none since the walk.
     yield READ, pmd, ENTRY
-    table = pmd.entries[vmf.pmd_index]
-    if table is None:
+    pmdval = pmd.entries[vmf.pmd_index]
+    if pmdval is None:
         yield from pte_alloc(task, pmd, vmf.pmd_index)
-    elif table.__class__ is int:  # pmd_trans_unstable(): a huge page came in
+    yield READ, pmd, ENTRY
+    pmdval = pmd.entries[vmf.pmd_index]
+    if pmdval.__class__ is int:  # pmd_trans_unstable(): a huge page came in
         return 0
     slot = vmf.pte_index
     if not vmf.flags & FAULT_FLAG_WRITE:
@@ -101,16 +138,25 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
         table = vmf.pte
         yield READ, table, PTE
         pte = table.pte[slot]
-        if not pte:
-            yield WRITE, table, PTE
-            table.pte[slot] = ZERO_PTE | vmf.vma_page_prot
-            table.used += 1
-            vmf.outcome = OUT_ZERO
+        if pte:
+            yield UNLOCK, vmf.ptl, PTL
+            vmf.ptl.ptl.unlock(task)
+            return 0
+        if not vmf.flags & FAULT_FLAG_SPECULATIVE:  # which goes straight to setpte
+            yield READ, vma, VM_FLAGS
+            vm_flags = vma.vm_flags
+            if vm_flags & VM_UFFD_MISSING:
+                yield UNLOCK, vmf.ptl, PTL
+                vmf.ptl.ptl.unlock(task)
+                return (yield from handle_userfault(task, vmf))
+        yield WRITE, table, PTE
+        table.pte[slot] = ZERO_PTE | vmf.vma_page_prot
+        table.used += 1
+        vmf.outcome = OUT_ZERO
         yield UNLOCK, vmf.ptl, PTL
         vmf.ptl.ptl.unlock(task)
         return 0
 
-    vma = vmf.vma
     yield READ, vma, ANON_VMA
     anon_vma = vma.anon_vma
     if anon_vma is None:
@@ -133,11 +179,16 @@ def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
         vmf.ptl.ptl.unlock(task)
         yield from put_page(vma.vm_mm.kernel, page)
         return 0
+    if not vmf.flags & FAULT_FLAG_SPECULATIVE:
+        yield READ, vma, VM_FLAGS
+        vm_flags = vma.vm_flags
+        if vm_flags & VM_UFFD_MISSING:
+            yield UNLOCK, vmf.ptl, PTL
+            vmf.ptl.ptl.unlock(task)
+            yield from put_page(vma.vm_mm.kernel, page)
+            return (yield from handle_userfault(task, vmf))
     vma.vm_mm.rss_anon += 1
-    yield READ, vma, ANON_VMA  # __page_add_new_anon_rmap(): no test of the bounds
-    page.anon_vma = vma.anon_vma
-    page.index = vmf.pgoff
-    page.mapcount = 1
+    yield from __page_add_new_anon_rmap(page, vma, vmf.address)
     yield WRITE, table, PTE
     table.pte[slot] = page.pfn << PTE_PFN_SHIFT | low
     table.used += 1
@@ -260,10 +311,7 @@ def install_copy(task: Task, vmf: VmFault, new_page: Page) -> Steps[None]:
     yield WRITE, table, PTE
     table.pte[slot] = 0
     yield from ptep_clear_flush(task, vma, vmf.address)
-    yield READ, vma, ANON_VMA
-    new_page.anon_vma = vma.anon_vma
-    new_page.index = vmf.pgoff
-    new_page.mapcount = 1
+    yield from __page_add_new_anon_rmap(new_page, vma, vmf.address)
     yield WRITE, table, PTE
     table.pte[slot] = entry
 

@@ -171,8 +171,11 @@ def spf_check_vma(task: Task, vmf: VmFault, vma: VmArea) -> Steps[int]:
     if anon_vma is None and vmf.flags & FAULT_FLAG_WRITE and not vma_flags & VM_SHARED:
         vmf.reason = SPF_NOTSUP_ANON_VMA  # 4, of a file mapping
         return VM_FAULT_RETRY
-    if vma_flags & (VM_UFFD_MISSING | VM_GROWSDOWN):  # 6, 7
-        vmf.reason = SPF_NOTSUP_UFFD if vma_flags & VM_UFFD_MISSING else SPF_NOTSUP_GROWS
+    if vma_flags & VM_UFFD_MISSING:  # 6
+        vmf.reason = SPF_NOTSUP_UFFD
+        return VM_FAULT_RETRY
+    if vma_flags & VM_GROWSDOWN:  # 7
+        vmf.reason = SPF_NOTSUP_GROWS
         return VM_FAULT_RETRY
     yield READ, vma, VM_START  # 8
     start = vma.vm_start
@@ -231,7 +234,11 @@ def spf_walk(task: Task, vmf: VmFault, mm: MmStruct) -> Steps[bool]:
     vmf.pmd_index = index = address >> 21 & 511
     yield READ, pmd, ENTRY  # 13
     vmf.orig_pmd = table = pmd.entries[index]
-    if table is None or table.__class__ is int:
+    if table is None:  # not populated, or being collapsed
+        yield IRQ_ON, task, IRQ
+        task.irqs_off = False
+        return False
+    if table.__class__ is int:  # a huge page
         yield IRQ_ON, task, IRQ
         task.irqs_off = False
         return False

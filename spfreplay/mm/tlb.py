@@ -14,9 +14,11 @@ from spfreplay.mm.steps import (
     FLUSH,
     FREE,
     MM,
+    MM_USERS,
     PAGE_CONTENT,
     PAGE_MAPCOUNT,
     RCU_SYNC,
+    READ,
     RMW,
     TLB,
     Steps,
@@ -65,33 +67,37 @@ def tlb_gather_mmu(task: Task, mm: MmStruct) -> Steps[None]:
 
 
 def tlb_finish_mmu(task: Task, mm: MmStruct) -> Steps[None]:
-    """Flush, free the data pages, and the page tables after a grace period.
+    """Flush, then free the data pages, and the page tables after a grace period.
 
-    The grace period is waited for here, while the kernel lets call_rcu_sched()
-    run it later: an order where munmap has returned and the tables still exist
-    is not among those explored.
+    Where another CPU has a gather open, the flush is made in any case: that one
+    may have cleared entries that this one then found none, and not yet flushed.
 
-    Models: mm/memory.c:tlb_finish_mmu(), tlb_remove_table()
+    Models: mm/memory.c:tlb_finish_mmu(), arch_tlb_finish_mmu()
     """
+    yield READ, mm, TLB
+    nested = mm.tlb_flush_pending > 1
     gather = task.gather
+    if gather or task.need_flush or nested:
+        task.need_flush = False
+        yield from flush_tlb_mm(task, mm)
     if gather:
         task.gather = []
-        yield from flush_tlb_mm(task, mm)
         yield from free_gathered(task, mm, gather)
     yield RMW, mm, TLB
     mm.tlb_flush_pending -= 1
 
 
 def free_gathered(task: Task, mm: MmStruct, gather: list[Page | PageTable]) -> Steps[None]:
-    """Drop the mappings' references to the data pages, then free the tables.
+    """Send the page tables off, then drop the mappings' references to the data pages.
 
-    Models: mm/swap_state.c:free_pages_and_swap_cache(), mm/memory.c:tlb_remove_table_rcu()
+    Models: mm/memory.c:tlb_flush_mmu_free(), mm/swap_state.c:free_pages_and_swap_cache()
     """
-    tables: list[PageTable] = []
+    tables: list[PageTable] = [item for item in gather if item.__class__ is PageTable]
     kernel = mm.kernel
+    if tables:
+        yield from tlb_remove_tables(task, mm, tables)
     for item in gather:
         if item.__class__ is PageTable:
-            tables.append(item)
             continue
         page: Any = item
         yield RMW, page, PAGE_MAPCOUNT
@@ -102,11 +108,44 @@ def free_gathered(task: Task, mm: MmStruct, gather: list[Page | PageTable]) -> S
             raise ModelError(f"frame {page.pfn:#x} loses a reference that nobody holds")
         yield FREE, page, PAGE_CONTENT
         free_page(kernel, page)
-    if tables:
-        yield RCU_SYNC, mm, MM
-        for table in tables:
-            yield FREE, table, ENTRY
-            table.freed = True
+
+
+def tlb_remove_tables(task: Task, mm: MmStruct, tables: list[PageTable]) -> Steps[None]:
+    """Free page tables: at once if nobody else can walk them, else later.
+
+    Models: mm/memory.c:tlb_remove_table(), tlb_table_flush()
+    """
+    yield READ, mm, MM_USERS
+    users = mm.mm_users
+    if users >= 2:
+        call_rcu_sched(task, mm, tables)
+        return
+    for table in tables:
+        yield FREE, table, ENTRY
+        table.freed = True
+
+
+def call_rcu_sched(task: Task, mm: MmStruct, tables: list[PageTable]) -> None:
+    """Have ``tables`` freed when every CPU has had interrupts on, perhaps after munmap is over.
+
+    Whoever schedules the tasks takes the callback from ``kernel.rcu_callbacks``
+    and lets :func:`tlb_remove_table_rcu` run as a task of its own.
+
+    Models: kernel/rcu/tree.c:call_rcu_sched()
+    """
+    mm.kernel.rcu_callbacks.append((task.stamp, mm, tables))
+
+
+def tlb_remove_table_rcu(task: Task, mm: MmStruct, tables: list[PageTable]) -> Steps[None]:
+    """Free page tables after a grace period.
+
+    Models: mm/memory.c:tlb_remove_table_rcu()
+    Context: softirq.
+    """
+    yield RCU_SYNC, mm, MM
+    for table in tables:
+        yield FREE, table, ENTRY
+        table.freed = True
 
 
 def put_page(kernel: Kernel, page: Page) -> Steps[None]:

@@ -45,7 +45,8 @@ class Task:
     what the event allocates.
     """
 
-    __slots__ = ("allocs", "gather", "irqs_off", "mm", "stamp", "tid", "vmf")
+    __slots__ = ("allocs", "emptied", "gather", "irqs_off", "mm", "need_flush", "stamp",
+                 "tid", "vmf")  # fmt: skip
 
     def __init__(self, tid: int, mm: MmStruct | None) -> None:
         self.tid = tid
@@ -55,6 +56,9 @@ class Task:
         self.irqs_off = False  # own CPU only
         #: ``struct mmu_gather``: what is to be freed behind the next flush
         self.gather: list[Page | PageTable] = []
+        self.need_flush = False  # the gather has cleared entries that a TLB may hold
+        #: 6.18: where a MADV_DONTNEED emptied a whole PTE table
+        self.emptied: list[int] = []
         self.vmf = VmFault(self)  # one fault record per thread, reused
 
     def __repr__(self) -> str:
@@ -346,7 +350,7 @@ class Kernel:
 
     __slots__ = (
         "compounds", "file_faults", "files", "initial_frames", "mem_map", "mms", "profile",
-        "shm_numbers", "speculate_single_threaded", "tasks",
+        "rcu_callbacks", "shm_numbers", "speculate_single_threaded", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -365,6 +369,8 @@ class Kernel:
         #: only grows, so that an object has one number in every order of steps
         self.shm_numbers: dict[tuple[int, int], int] = {}
         self.mms: dict[int, MmStruct] = {}
+        #: (stamp, mm, page tables) that call_rcu_sched() frees after a grace period
+        self.rcu_callbacks: list[tuple[int, MmStruct, list[PageTable]]] = []
         self.tasks: dict[int, Task] = {}
         self.file_faults = file_faults
         self.speculate_single_threaded = speculate_single_threaded

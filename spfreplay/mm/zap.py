@@ -22,6 +22,7 @@ from spfreplay.mm.steps import (
     ENTRY,
     LOCK,
     PAGE_MAPCOUNT,
+    PMD_LOCK,
     PTE,
     PTL,
     READ,
@@ -114,6 +115,8 @@ def zap_pte_range(
             add_file_rss(mm, cache_file(kernel, pte >> PTE_PFN_SHIFT), -1)
         if not left:
             break
+    if left != table.used:
+        task.need_flush = True
     table.used = left
     mm.rss_anon -= anon
     yield UNLOCK, table, PTL
@@ -131,6 +134,69 @@ def zap_page_range(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]
     yield from tlb_finish_mmu(task, vma.vm_mm)
 
 
+def note_emptied_tables(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]:
+    """Remember the PTE tables of which ``[start, end)`` was all, and that are empty now.
+
+    6.18 frees them on the spot.  Nothing but munmap takes tables away in the
+    series' kernel, and no fault of it expects that under mmap_sem: so they go a
+    little later, see :func:`reclaim_page_tables`.
+
+    Models: 6.18 mm/pt_reclaim.c:reclaim_pt_is_enabled()
+    Context: mmap_sem (read).
+    """
+    start = (start + PMD_SIZE - 1) & PMD_MASK
+    while start + PMD_SIZE <= end:
+        pmd = yield from pmd_offset(vma.vm_mm, start)
+        if pmd is None:
+            start = (start >> 30) + 1 << 30
+            continue
+        yield READ, pmd, ENTRY
+        entry = pmd.entries[start >> 21 & 511]
+        if entry.__class__ is PageTable:
+            yield READ, entry, PTE
+            used = entry.used
+            if not used:
+                task.emptied.append(start)
+        start += PMD_SIZE
+
+
+def reclaim_page_tables(task: Task, mm: MmStruct, emptied: list[int]) -> Steps[None]:
+    """Free PTE tables that MADV_DONTNEED has emptied, if they are still empty.
+
+    Models: 6.18 mm/pt_reclaim.c:try_to_free_pte(); in the steps of munmap
+    Context: mmap_sem (write).
+    """
+    yield from tlb_gather_mmu(task, mm)
+    for address in emptied:
+        pmd = yield from pmd_offset(mm, address)
+        vma = mm.mm_rb.find(address)
+        if pmd is None or vma is None:
+            continue
+        if vma.vm_start > address or vma.vm_end < address + PMD_SIZE:
+            continue  # changed meanwhile: other VMAs would need a section as well
+        yield from vm_write_begin(task, vma)
+        index = address >> 21 & 511
+        yield LOCK, pmd, PMD_LOCK
+        pmd.ptl.lock(task)
+        yield READ, pmd, ENTRY
+        table = pmd.entries[index]
+        if table.__class__ is PageTable:
+            yield LOCK, table, PTL
+            table.ptl.lock(task)
+            yield READ, table, PTE
+            used = table.used
+            if not used:
+                yield WRITE, pmd, ENTRY
+                pmd.entries[index] = None
+                task.gather.append(table)
+            yield UNLOCK, table, PTL
+            table.ptl.unlock(task)
+        yield UNLOCK, pmd, PMD_LOCK
+        pmd.ptl.unlock(task)
+        yield from vm_write_end(task, vma)
+    yield from tlb_finish_mmu(task, mm)
+
+
 def free_pgtables(
     task: Task, mm: MmStruct, vmas: list[VmArea], floor: int, ceiling: int
 ) -> Steps[None]:
@@ -140,24 +206,27 @@ def free_pgtables(
     :param floor: end of the VMA below, 0 if none.
     :param ceiling: start of the VMA above, 0 if none.
 
+    The unlinking of VMAs that are near each other comes before any of their tables.
+
     Models: mm/memory.c:free_pgtables(), SPF v11 12/26
     Context: mmap_sem (write), or nobody else uses the mm; an open gather.
     """
-    for nr, vma in enumerate(vmas):
+    start = end = 0
+    for vma in vmas:
+        yield READ, vma, VM_START
+        vm_start = vma.vm_start
+        if end and vm_start > end + PMD_SIZE:  # else in one go with its neighbours
+            yield from free_pgd_range(task, mm, start, end, floor, vm_start)
+            end = 0
+        if not end:
+            start = vm_start
         # rmap must not find PTEs in tables that are about to go
         yield from vm_write_begin(task, vma)
         yield from unlink_anon_vmas(task, vma)
         yield from vm_write_end(task, vma)
-        yield READ, vma, VM_START
-        start = vma.vm_start
         yield READ, vma, VM_END
         end = vma.vm_end
-        top = ceiling
-        if nr + 1 < len(vmas):
-            above = vmas[nr + 1]
-            yield READ, above, VM_START
-            top = above.vm_start
-        yield from free_pgd_range(task, mm, start, end, floor, top)
+    yield from free_pgd_range(task, mm, start, end, floor, ceiling)
 
 
 def free_pgd_range(

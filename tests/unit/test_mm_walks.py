@@ -135,8 +135,40 @@ def test_freed_tables_are_marked_behind_a_grace_period():
     assert not leaf.freed
     steps = world.functions.tlb_finish_mmu(world.task, world.mm)
     names = [KIND_NAMES[kind] for kind, _, _ in steps]
+    assert names == ["read", "flush", "read", "rmw", "free", "rmw"]
+    assert not leaf.freed
+    ((_, mm, tables),) = world.kernel.rcu_callbacks
+    later = world.functions.tlb_remove_table_rcu(world.task, mm, tables)
+    assert [KIND_NAMES[kind] for kind, _, _ in later] == ["rcu_sync", "free", "free", "free"]
     assert leaf.freed
-    assert names == ["flush", "rmw", "free", "rcu_sync", "free", "free", "free", "rmw"]
+
+
+def test_tables_of_a_single_user_are_freed_at_once():
+    world = World("window", threads=1)
+    vma = world.vma(0, 4, RW, anon=True)
+    world.access(0, WRITE)
+    drive(world.functions.tlb_gather_mmu(world.task, world.mm))
+    drive(world.functions.unmap_page_range(world.task, vma, vma.vm_start, vma.vm_end))
+    drive(world.functions.free_pgtables(world.task, world.mm, [vma], 0, 0))
+    steps = world.functions.tlb_finish_mmu(world.task, world.mm)
+    names = [KIND_NAMES[kind] for kind, _, _ in steps]
+    assert names == ["read", "flush", "read", "free", "free", "free", "rmw", "free", "rmw"]
+    assert not world.kernel.rcu_callbacks
+
+
+def test_a_flush_is_due_where_only_the_zero_page_went_and_none_where_nothing_did():
+    world = World("window")
+    vma = world.vma(0, 4, RW, anon=True)
+    world.access(0, READ)
+
+    def zap():
+        steps = world.functions.zap_page_range(world.task, vma, vma.vm_start, vma.vm_end)
+        return "flush" in [KIND_NAMES[kind] for kind, _, _ in steps]
+
+    assert zap()
+    assert not zap()
+    world.mm.tlb_flush_pending = 1  # another CPU is zapping, and has not flushed yet
+    assert zap()
 
 
 def test_page_freed_twice_is_a_failure_of_the_model():
