@@ -37,6 +37,8 @@ from spfreplay_reference.contract import (
     FILE_UNKNOWN,
     MM_NONE,
     OP_ACCESS,
+    OP_CACHE_ADD,
+    OP_CACHE_DEL,
     OP_CHECKPOINT,
     OP_EXEC,
     OP_FORK,
@@ -47,6 +49,8 @@ from spfreplay_reference.contract import (
 
 _COLUMNS: Final = ("t", "enter", "tid", "mm", "op", "flags", "a0", "a1", "a4")
 _CAPPING: Final = ("D", "F")
+#: Facts about files, noted by a thread within some event of its own.
+_WITHIN: Final = frozenset((OP_CACHE_ADD, OP_CACHE_DEL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +127,12 @@ class _Seen:
         self.backward += sum(map(gt, t, t[1:]))
         self._last_t = t[-1]
         enters = self._enters
-        for tid, enter in zip(columns.tid, columns.enter, strict=True):
+        for tid, enter, op in zip(columns.tid, columns.enter, columns.op, strict=True):
             if enter < enters.get(tid, enter):
-                self.crossed += 1
-            enters[tid] = enter
+                # A call holds the faults on its arguments, an access nothing.
+                self.crossed += op == OP_ACCESS
+            elif op not in _WITHIN:
+                enters[tid] = enter
 
     def _spaces(self, columns: Columns) -> None:
         """Note the address spaces used before an exec or fork made them."""

@@ -14,6 +14,7 @@ from spfreplay.trace.events import (
     EV_UNORDERED,
     Checkpoint,
     Event,
+    File,
     Header,
     Process,
     Tables,
@@ -100,6 +101,15 @@ def test_a_defect_is_found_and_graded(tmp_path, grade, finding, events, tables):
 def test_a_forked_address_space_has_its_maps_from_its_parent(tmp_path):
     child = [LAST._replace(tid=1, mm=1, t=35, enter=35, exit=35)]
     assert judge(tmp_path / "t", [EXEC, FAULT, FORK, *child, END]) == ("A", False, [])
+
+
+def test_page_cache_facts_and_arguments_may_lie_within_an_event_of_the_thread(tmp_path):
+    files = replace(TABLES, files=[File(c.FileFacts(0))])
+    added = Event(15, 15, 15, 0, 1, c.MM_NONE, c.OP_CACHE_ADD, a2=1)
+    late = FAULT._replace(t=18)
+    assert judge(tmp_path / "t", [EXEC, added, late, END], files) == ("A", False, [])
+    call = MMAP._replace(t=30, enter=8, exit=31)
+    assert judge(tmp_path / "t", [EXEC, FAULT, call, END]) == ("A", False, [])
 
 
 def test_a_synthetic_trace_needs_no_maps_threads_or_checkpoints(tmp_path):
