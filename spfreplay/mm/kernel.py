@@ -130,6 +130,7 @@ class SpeculativeKernel:
         wrap: Callable[[Any], Any] = driven if form == "window" else lambda function: function
         self._access: Call = wrap(functions.access)
         self._mmput: Call = wrap(functions.mmput)
+        self._free_tables: Call = wrap(functions.tlb_remove_table_rcu)
         self._calls: list[Call | None] = [None] * (OP_MIGRATE + 1)
         for op, name in CALLS.items():
             self._calls[op] = wrap(getattr(functions, name))
@@ -244,9 +245,12 @@ class SpeculativeKernel:
         return begun
 
     def _grace_period(self) -> None:
-        """Let pass what no operation overlaps."""
-        for _, steps in self.begin_callbacks():
-            drive(steps)
+        """Free what waits for a grace period: no operation overlaps this one."""
+        callbacks = self.kernel.rcu_callbacks
+        self.kernel.rcu_callbacks = []
+        task = Task(SOFTIRQ_TID, None)
+        for _, mm, tables in callbacks:
+            self._free_tables(task, mm, tables)
 
     def _task(self, stamp: int, mm: int, tid: int) -> Task:
         if mm not in self._mms:

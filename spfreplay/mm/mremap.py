@@ -312,6 +312,9 @@ def mremap_to(
         error = yield from do_munmap(task, mm, new_addr, new_len)
         if error:
             return error
+        left = yield from vma_lookup(task, mm, addr)
+        if left is None:  # the destination was the source: the old range wraps
+            return -EFAULT
     if new_len < old_len:
         error = yield from do_munmap(task, mm, addr + new_len, old_len - new_len)
         if error:
