@@ -1,5 +1,4 @@
 # Every target sets up what it needs: a virtual environment in .venv, nothing outside it.
-MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin

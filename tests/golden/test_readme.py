@@ -39,7 +39,12 @@ def run(command, folder):
     command = command.replace(".venv/bin/spfreplay", "spfreplay")
     tool = f"{sys.executable} -c 'import sys; from spfreplay.cli import main; sys.exit(main())'"
     command = re.sub(r"^spfreplay\b", lambda _: tool, command)
-    return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+    # A make below a make tells which folder it is in.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    env.pop("MFLAGS", None)
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=env, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("command", [c for p, c, out in COMMANDS if p == "$" and not out])
