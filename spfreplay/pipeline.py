@@ -31,13 +31,13 @@ from spfreplay.engines import (
 from spfreplay.locate import Pair, fetch, locate
 from spfreplay.selection import select
 from spfreplay.trace.container import Trace
-from spfreplay.trace.health import check_health
+from spfreplay.trace.health import HEALTH_COLUMNS, Examination, Health
 from spfreplay.windows import CUT_COLUMNS, Cutter, WindowStats, earliest_enters
 
 Progress = Callable[[int], None]
 MakePair = Callable[[Trace, DiffOptions], Pair]
 
-_COLUMNS: Final = tuple(dict.fromkeys((*PLAYED_COLUMNS, *CUT_COLUMNS)))
+_COLUMNS: Final = tuple(dict.fromkeys((*PLAYED_COLUMNS, *CUT_COLUMNS, *HEALTH_COLUMNS)))
 _LISTED_MISMATCHES: Final = 12
 
 
@@ -58,11 +58,13 @@ def diff_trace(
     options = options or DiffOptions()
     build = make_pair or both_engines
     cutter = Cutter(earliest_enters(trace), trace.tables.images, options.skew)
+    examination = Examination(trace)
     comparison = Comparison(
         trace, build(trace, options), select(trace, options), options.image_every
     )
     try:
         for columns in trace.chunks(_COLUMNS):
+            examination.feed(columns)
             cutter.feed(columns)
             comparison.feed(columns)
             if progress:
@@ -71,7 +73,8 @@ def diff_trace(
     except KeyboardInterrupt:
         comparison.interrupted = True
     divergence = first_divergence(trace, options, build, comparison)
-    return conclude(trace, path, options, cutter.finish(), comparison, divergence)
+    health = examination.finish()
+    return conclude(trace, path, options, health, cutter.finish(), comparison, divergence)
 
 
 def both_engines(trace: Trace, options: DiffOptions) -> Pair:
@@ -103,15 +106,15 @@ def conclude(
     trace: Trace,
     path: str,
     options: DiffOptions,
+    health: Health,
     windows: WindowStats,
     comparison: Comparison,
     divergence: Divergence | None,
 ) -> DiffResult:
     """Give the verdict its scope and say what limits it."""
-    grade, caps_match, findings = trace_health(trace)
     caps = []
-    if caps_match:
-        caps.append(f"the trace is unhealthy: {grade}")
+    if health.caps_match:
+        caps.append(f"the trace is unhealthy: {health.grade}")
     if unmodelled := comparison.tally.skipped(SKIP_NOT_MODELLED):
         caps.append(f"{unmodelled} operations are not modelled")
     if comparison.interrupted:
@@ -133,15 +136,9 @@ def conclude(
         mismatches=tuple(MismatchRow(events[one.event], one.computed) for one in listed),
         mismatch_count=locked.mismatch_count,
         speculative_mismatch_count=speculative.mismatch_count,
-        health=grade,
-        findings=findings,
+        health=health.grade,
+        findings=tuple(map(str, health.findings)),
         expect=trace.tables.header.expect,
         files=tuple(file.path for file in trace.tables.files),
         interrupted_at=comparison.played if comparison.interrupted else None,
     )
-
-
-def trace_health(trace: Trace) -> tuple[str, bool, tuple[str, ...]]:
-    """Return grade, whether it caps a MATCH, and the findings."""
-    health = check_health(trace)
-    return str(health.grade), bool(health.caps_match), tuple(map(str, health.findings))

@@ -18,14 +18,15 @@ without a loop in Python; only what overlaps in time is looked at one by one::
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, compress, repeat
-from operator import lt, ne, or_, sub
+from itertools import accumulate, compress, islice, repeat
+from operator import add, and_, eq, lt, mul, ne, or_, rshift, sub
 from typing import Final, NamedTuple
 
-from spfreplay.footprints import NO_OPERATION, Footprints, meet
+from spfreplay.footprints import ALL_PAGES, NO_OPERATION, Footprints, meet
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import EV_AROUND, Columns
 from spfreplay_reference.contract import MM_NONE, OP_ACCESS, PAGE_SHIFT, InitialImage
@@ -36,6 +37,10 @@ CUT_COLUMNS: Final = (
 )  # fmt: skip
 
 _NEVER: Final = 1 << 62
+
+#: operation -> 1, but of an access 0; and the opposite of such a mask
+_NO_ACCESS: Final = bytes(op != OP_ACCESS for op in range(256))
+_NOT: Final = bytes([1, 0, *range(2, 256)])
 
 #: Some events of a chunk: columns, first index, index after the last.
 Span = tuple[Columns, int, int]
@@ -171,10 +176,33 @@ class Cutter:
         In order of enter at most one event of each thread is in flight (more
         with a skew), so the list of active events stays short.
         """
-        entries = [entry for span in spans for entry in self._entries(*span)]
+        reach = 2 * self.skew
+        masks = [_other_than_accesses(*span) for span in spans]
+        entries = [
+            (c.enter[i], c.first + i, c.exit[i] + reach, c.tid[i], *self._footprints.of(c, i))
+            for (c, begin, end), mask in zip(spans, masks, strict=True)
+            for i in compress(range(begin, end), mask)
+        ]
         if len({tid for columns, begin, end in spans for tid in columns.tid[begin:end]}) == 1:
             return
-        self._overlapping += len(entries)
+        self._overlapping += sum(end - begin for _, begin, end in spans)
+        entries += [
+            (
+                c.enter[i],
+                c.first + i,
+                c.exit[i] + reach,
+                c.tid[i],
+                c.mm[i],
+                vpn,
+                vpn + 1,
+                MM_NONE,
+            )
+            for c, i, vpn in _contended(spans, masks, entries)
+        ]
+        if len(entries) > 1:
+            self._sweep(entries)
+
+    def _sweep(self, entries: list[Entry]) -> None:
         entries.sort()
         parents: dict[int, int] = {}
         active: list[Entry] = []
@@ -194,26 +222,6 @@ class Cutter:
         if parents:
             self._windows(parents)
 
-    def _entries(self, columns: Columns, begin: int, end: int) -> list[Entry]:
-        """Return what the sweep needs of some events, in order of effect."""
-        reach = 2 * self.skew
-        found: list[Entry] = []
-        append = found.append
-        part = slice(begin, end)
-        numbers = range(columns.first + begin, columns.first + end)
-        for number, enter, last, tid, mm, op, flags, a0 in zip(
-            numbers, columns.enter[part], columns.exit[part], columns.tid[part],
-            columns.mm[part], columns.op[part], columns.flags[part], columns.a0[part],
-            strict=True,
-        ):  # fmt: skip
-            if op == OP_ACCESS and not flags & EV_AROUND:
-                vpn = a0 >> PAGE_SHIFT
-                append((enter, number, last + reach, tid, mm, vpn, vpn + 1, MM_NONE))
-            else:
-                touched = self._footprints.of(columns, number - columns.first)
-                append((enter, number, last + reach, tid, *touched))
-        return found
-
     def _windows(self, parents: dict[int, int]) -> None:
         windows: dict[int, list[int]] = {}
         for number in sorted(parents):
@@ -224,6 +232,57 @@ class Cutter:
                 self._widest = tuple(members)
             if self.on_window:
                 self.on_window(tuple(members))
+
+
+def _other_than_accesses(columns: Columns, begin: int, end: int) -> bytes:
+    """Return 1 for each event that touches more than the page of its address."""
+    others = columns.op[begin:end].tobytes().translate(_NO_ACCESS)
+    flags = columns.flags[begin:end]
+    around = {each for each in set(flags) if each & EV_AROUND}
+    return bytes(map(or_, others, map(around.__contains__, flags))) if around else others
+
+
+def _contended(
+    spans: list[Span], masks: list[bytes], others: list[Entry]
+) -> list[tuple[Columns, int, int]]:
+    """Return the accesses (with their pages) whose page something else may touch.
+
+    That is an access to the same page, or one of ``others`` with the page in
+    its footprint.  Most accesses of a trace are sorted out here, in C.
+    """
+    events: list[tuple[Columns, int]] = []
+    pages: list[int] = []
+    for (columns, begin, end), mask in zip(spans, masks, strict=True):
+        plain = mask.translate(_NOT)
+        events += zip(repeat(columns), compress(range(begin, end), plain), strict=False)
+        vpns = map(rshift, columns.a0[begin:end], repeat(PAGE_SHIFT))
+        mms = map(mul, columns.mm[begin:end], repeat(ALL_PAGES))
+        pages += compress(map(add, mms, vpns), plain)
+    ascending = sorted(pages)
+    twice = set(compress(ascending, map(eq, ascending, islice(ascending, 1, None))))
+    inside = map(and_, map(bisect_right, repeat(_borders(others)), pages), repeat(1))
+    met = map(or_, map(twice.__contains__, pages), inside)
+    found = compress(zip(events, pages, strict=True), met)
+    return [(columns, i, page % ALL_PAGES) for (columns, i), page in found]
+
+
+def _borders(entries: list[Entry]) -> list[int]:
+    """Return where the union of footprints begins, ends, begins, ...
+
+    Pages of different address spaces are told apart by ``mm * ALL_PAGES``.
+    """
+    ranges = []
+    for *_, mm, low, high, other in entries:
+        ranges.append((mm * ALL_PAGES + low, mm * ALL_PAGES + high))
+        if other != MM_NONE:
+            ranges.append((other * ALL_PAGES, (other + 1) * ALL_PAGES))
+    borders: list[int] = []
+    for low, high in sorted(ranges):
+        if borders and low <= borders[-1]:
+            borders[-1] = max(borders[-1], high)
+        elif low < high:
+            borders += (low, high)
+    return borders
 
 
 def _root(parents: dict[int, int], number: int) -> int:

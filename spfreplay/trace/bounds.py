@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 from operator import gt
 from typing import Final
 
@@ -105,9 +105,10 @@ def check_columns(columns: Columns, ids: Ids) -> None:
     if ops.translate(None, _KNOWN_OPS):
         at = next(i for i, op in enumerate(ops) if not 1 <= op <= LAST_OP)
         raise Malformed(f"operation {ops[at]}, expected 1..{LAST_OP}", columns.first + at)
-    if columns.tid and not 0 <= min(columns.tid) <= max(columns.tid) <= MAX_TID:
-        at = next(i for i, tid in enumerate(columns.tid) if not 0 <= tid <= MAX_TID)
-        raise Malformed(f"tid {columns.tid[at]}, expected 0..{MAX_TID}", columns.first + at)
+    for tid in set(columns.tid):
+        if not 0 <= tid <= MAX_TID:
+            at = columns.tid.index(tid)
+            raise Malformed(f"tid {tid}, expected 0..{MAX_TID}", columns.first + at)
     for mm in set(columns.mm):
         if not _is_mm(mm):
             at = columns.mm.index(mm)
@@ -143,9 +144,8 @@ def _check_ids(columns: Columns, ops: bytes, ids: Ids) -> None:
                 if not _is_mm(column[at]):
                     raise Malformed(f"mm {column[at]}, expected 0..{MAX_MMS - 1}", first + at)
     if columns.flags and columns.a3:
-        for at, flags in enumerate(columns.flags):
-            if flags & EV_AROUND:
-                _in_range(columns.a3[at], FILE_UNKNOWN, ids.files, "file", first + at)
+        for at in _flagged(columns, EV_AROUND):
+            _in_range(columns.a3[at], FILE_UNKNOWN, ids.files, "file", first + at)
 
 
 def note_ids(columns: Columns, used: Ids) -> None:
@@ -160,8 +160,8 @@ def note_ids(columns: Columns, used: Ids) -> None:
     ):
         highest = max((column[at] for at in _each(ops, op)), default=-1)
         setattr(used, name, max(getattr(used, name), highest + 1))
-    for at, flags in enumerate(columns.flags):
-        if flags & EV_AROUND and columns.a3[at] >= used.files:
+    for at in _flagged(columns, EV_AROUND):
+        if columns.a3[at] >= used.files:
             used.files = columns.a3[at] + 1
 
 
@@ -171,6 +171,14 @@ def _each(ops: bytes, op: int) -> Iterator[int]:
     while at >= 0:
         yield at
         at = ops.find(op, at + 1)
+
+
+def _flagged(columns: Columns, flag: int) -> Iterator[int]:
+    """Yield the positions of the events that have ``flag``."""
+    having = {flags for flags in set(columns.flags) if flags & flag}
+    if not having:
+        return iter(())
+    return compress(range(len(columns)), map(having.__contains__, columns.flags))
 
 
 def _is_mm(mm: int) -> bool:

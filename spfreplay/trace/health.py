@@ -47,7 +47,8 @@ from spfreplay_reference.contract import (
     OP_UNKNOWN_POPULATION,
 )
 
-_COLUMNS: Final = ("t", "enter", "tid", "mm", "op", "flags", "a0", "a1", "a4")
+#: The columns that an examination reads.
+HEALTH_COLUMNS: Final = ("t", "enter", "tid", "mm", "op", "flags", "a0", "a1", "a4")
 _CAPPING: Final = ("D", "F")
 #: Facts about files, noted by a thread within some event of its own.
 _WITHIN: Final = frozenset((OP_CACHE_ADD, OP_CACHE_DEL))
@@ -84,16 +85,17 @@ def check_health(trace: Trace) -> Health:
 
     :raises TraceError: where the file turns out to be damaged.
     """
-    seen = _Seen(trace)
-    for columns in trace.chunks(_COLUMNS):
-        seen.feed(columns)
-    findings = sorted(seen.findings(), key=lambda finding: (-ord(finding.grade), finding.name))
-    grade = findings[0].grade if findings else "A"
-    return Health(grade, tuple(findings))
+    examination = Examination(trace)
+    for columns in trace.chunks(HEALTH_COLUMNS):
+        examination.feed(columns)
+    return examination.finish()
 
 
-class _Seen:
-    """What one pass over the events gathers."""
+class Examination:
+    """Gathers what one pass over the events shows, for whoever makes that pass anyway.
+
+    Feed every chunk (with ``HEALTH_COLUMNS``) in order, then :meth:`finish`.
+    """
 
     def __init__(self, trace: Trace) -> None:
         self.tables = trace.tables
@@ -172,6 +174,12 @@ class _Seen:
     def flagged(self, flag: int) -> int:
         """Return the number of events that have ``flag``."""
         return sum(count for flags, count in self.flags.items() if flags & flag)
+
+    def finish(self) -> Health:
+        """Say how far what was fed can be believed."""
+        findings = sorted(self.findings(), key=lambda one: (-ord(one.grade), one.name))
+        grade = findings[0].grade if findings else "A"
+        return Health(grade, tuple(findings))
 
     # -- findings -----------------------------------------------------------
 

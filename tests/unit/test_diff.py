@@ -5,7 +5,6 @@ from array import array
 import pytest
 from toy_kernel import READ, WRITE, MemoryTrace, ToyKernel, event
 
-import spfreplay.pipeline
 from spfreplay.diff import (
     DIVERGED,
     MATCH,
@@ -26,6 +25,7 @@ from spfreplay.engines import (
 from spfreplay.errors import ModelError
 from spfreplay.pipeline import diff_trace
 from spfreplay.trace.events import EV_NO_EFFECT, EV_NO_RESULT, Columns, Tables, Thread
+from spfreplay.trace.health import Examination, Finding, Health
 from spfreplay_reference.contract import (
     FILE_ANON,
     MAP_ANONYMOUS,
@@ -118,9 +118,12 @@ class Wrong(ToyKernel):
         return value
 
 
+LOSSY = Health("F", (Finding("F", "gaps", 5, "5 lost events"),))
+
+
 @pytest.fixture(autouse=True)
 def healthy(monkeypatch):
-    monkeypatch.setattr(spfreplay.pipeline, "trace_health", lambda trace: ("good", False, ()))
+    monkeypatch.setattr(Examination, "finish", lambda examination: Health("A", ()))
 
 
 def diff(trace, ours=ToyKernel, theirs=lambda: ToyKernel(reason=1), **options):
@@ -250,9 +253,7 @@ def test_require_turns_a_lesser_scope_into_undecided():
 
 
 def test_an_unhealthy_trace_caps_match_but_not_divergence(monkeypatch):
-    monkeypatch.setattr(
-        spfreplay.pipeline, "trace_health", lambda trace: ("lossy", True, ("5 lost events",))
-    )
+    monkeypatch.setattr(Examination, "finish", lambda examination: LOSSY)
     assert diff(run(program())).verdict == UNKNOWN
     worse = diff(run(program()), theirs=lambda: Wrong(4, drop_page(1, 0x100)))
     assert worse.verdict == DIVERGED
