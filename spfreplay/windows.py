@@ -42,8 +42,19 @@ _NEVER: Final = 1 << 62
 _NO_ACCESS: Final = bytes(op != OP_ACCESS for op in range(256))
 _NOT: Final = bytes([1, 0, *range(2, 256)])
 
-#: Some events of a chunk: columns, first index, index after the last.
-Span = tuple[Columns, int, int]
+
+class Chunk(NamedTuple):
+    """A chunk of events, and what is asked of each: its page, and whether that is all."""
+
+    columns: Columns
+    #: the page of an access, told apart from other address spaces' by mm * ALL_PAGES
+    pages: list[int]
+    #: 1 where an event touches more than one page
+    others: bytes
+
+
+#: Some events of a chunk: first index, index after the last.
+Span = tuple[Chunk, int, int]
 #: An event in the sweep: enter, number, last moment, tid, and its footprint.
 Entry = tuple[int, int, int, int, int, int, int, int]
 
@@ -117,20 +128,22 @@ class Cutter:
         latest = array("q", accumulate(exits, max, initial=self._latest))
         self._latest = latest[-1]
         cuts = list(compress(range(count), map(lt, latest, self.least[first : first + count])))
+        chunk = look_at(columns)
         if len(cuts) == count:
             self._close()
             self._singles(columns, 0, count - 1)
-            self._pending = [(columns, count - 1, count)]
+            self._pending = [(chunk, count - 1, count)]
             return
-        self._components(columns, cuts, count)
+        self._components(chunk, cuts, count)
 
-    def _components(self, columns: Columns, cuts: list[int], count: int) -> None:
+    def _components(self, chunk: Chunk, cuts: list[int], count: int) -> None:
         if not cuts:
-            self._pending.append((columns, 0, count))
+            self._pending.append((chunk, 0, count))
             return
         if cuts[0]:
-            self._pending.append((columns, 0, cuts[0]))
+            self._pending.append((chunk, 0, cuts[0]))
         self._close()
+        columns = chunk.columns
         follow = self._footprints.follow
         ends = cuts[1:]
         wide = map(ne, map(sub, ends, cuts), repeat(1))
@@ -138,10 +151,10 @@ class Cutter:
         spans = zip(cuts, ends, strict=False)
         for begin, end in compress(spans, map(or_, wide, others)):
             if end - begin > 1:
-                self._component([(columns, begin, end)])
+                self._component([(chunk, begin, end)])
             else:
                 follow(columns, begin)
-        self._pending = [(columns, cuts[-1], count)]
+        self._pending = [(chunk, cuts[-1], count)]
 
     def _singles(self, columns: Columns, begin: int, end: int) -> None:
         """Follow the mappings over events that overlap nothing in time."""
@@ -176,16 +189,19 @@ class Cutter:
         In order of enter at most one event of each thread is in flight (more
         with a skew), so the list of active events stays short.
         """
+        threads = {tid for chunk, i, end in spans for tid in chunk.columns.tid[i:end]}
+        if len(threads) > 1:
+            self._overlapping += sum(end - begin for _, begin, end in spans)
+        if len(spans) == 1 and apart(*spans[0]):
+            return
         reach = 2 * self.skew
-        masks = [_other_than_accesses(*span) for span in spans]
         entries = [
             (c.enter[i], c.first + i, c.exit[i] + reach, c.tid[i], *self._footprints.of(c, i))
-            for (c, begin, end), mask in zip(spans, masks, strict=True)
-            for i in compress(range(begin, end), mask)
+            for (c, _, others), begin, end in spans
+            for i in compress(range(begin, end), others[begin:end])
         ]
-        if len({tid for columns, begin, end in spans for tid in columns.tid[begin:end]}) == 1:
+        if len(threads) == 1:
             return
-        self._overlapping += sum(end - begin for _, begin, end in spans)
         entries += [
             (
                 c.enter[i],
@@ -197,7 +213,7 @@ class Cutter:
                 vpn + 1,
                 MM_NONE,
             )
-            for c, i, vpn in _contended(spans, masks, entries)
+            for c, i, vpn in contended(spans, entries)
         ]
         if len(entries) > 1:
             self._sweep(entries)
@@ -234,17 +250,25 @@ class Cutter:
                 self.on_window(tuple(members))
 
 
-def _other_than_accesses(columns: Columns, begin: int, end: int) -> bytes:
-    """Return 1 for each event that touches more than the page of its address."""
-    others = columns.op[begin:end].tobytes().translate(_NO_ACCESS)
-    flags = columns.flags[begin:end]
-    around = {each for each in set(flags) if each & EV_AROUND}
-    return bytes(map(or_, others, map(around.__contains__, flags))) if around else others
+def look_at(columns: Columns) -> Chunk:
+    """Find out page by page, in C, what a chunk's events touch."""
+    vpns = map(rshift, columns.a0, repeat(PAGE_SHIFT))
+    pages = list(map(add, map(mul, columns.mm, repeat(ALL_PAGES)), vpns))
+    others = columns.op.tobytes().translate(_NO_ACCESS)
+    around = {flags for flags in set(columns.flags) if flags & EV_AROUND}
+    if around:
+        others = bytes(map(or_, others, map(around.__contains__, columns.flags)))
+    return Chunk(columns, pages, others)
 
 
-def _contended(
-    spans: list[Span], masks: list[bytes], others: list[Entry]
-) -> list[tuple[Columns, int, int]]:
+def apart(chunk: Chunk, begin: int, end: int) -> bool:
+    """Tell whether some events are accesses to one page each, all of them different."""
+    if chunk.others.find(1, begin, end) >= 0:
+        return False
+    return len(set(chunk.pages[begin:end])) == end - begin
+
+
+def contended(spans: list[Span], others: list[Entry]) -> list[tuple[Columns, int, int]]:
     """Return the accesses (with their pages) whose page something else may touch.
 
     That is an access to the same page, or one of ``others`` with the page in
@@ -252,21 +276,20 @@ def _contended(
     """
     events: list[tuple[Columns, int]] = []
     pages: list[int] = []
-    for (columns, begin, end), mask in zip(spans, masks, strict=True):
-        plain = mask.translate(_NOT)
-        events += zip(repeat(columns), compress(range(begin, end), plain), strict=False)
-        vpns = map(rshift, columns.a0[begin:end], repeat(PAGE_SHIFT))
-        mms = map(mul, columns.mm[begin:end], repeat(ALL_PAGES))
-        pages += compress(map(add, mms, vpns), plain)
+    for chunk, begin, end in spans:
+        plain = chunk.others[begin:end].translate(_NOT)
+        places = compress(range(begin, end), plain)
+        events += zip(repeat(chunk.columns), places, strict=False)
+        pages += compress(chunk.pages[begin:end], plain)
     ascending = sorted(pages)
     twice = set(compress(ascending, map(eq, ascending, islice(ascending, 1, None))))
-    inside = map(and_, map(bisect_right, repeat(_borders(others)), pages), repeat(1))
+    inside = map(and_, map(bisect_right, repeat(borders(others)), pages), repeat(1))
     met = map(or_, map(twice.__contains__, pages), inside)
     found = compress(zip(events, pages, strict=True), met)
     return [(columns, i, page % ALL_PAGES) for (columns, i), page in found]
 
 
-def _borders(entries: list[Entry]) -> list[int]:
+def borders(entries: list[Entry]) -> list[int]:
     """Return where the union of footprints begins, ends, begins, ...
 
     Pages of different address spaces are told apart by ``mm * ALL_PAGES``.
@@ -276,13 +299,13 @@ def _borders(entries: list[Entry]) -> list[int]:
         ranges.append((mm * ALL_PAGES + low, mm * ALL_PAGES + high))
         if other != MM_NONE:
             ranges.append((other * ALL_PAGES, (other + 1) * ALL_PAGES))
-    borders: list[int] = []
+    found: list[int] = []
     for low, high in sorted(ranges):
-        if borders and low <= borders[-1]:
-            borders[-1] = max(borders[-1], high)
+        if found and low <= found[-1]:
+            found[-1] = max(found[-1], high)
         elif low < high:
-            borders += (low, high)
-    return borders
+            found += (low, high)
+    return found
 
 
 def _root(parents: dict[int, int], number: int) -> int:
