@@ -6,6 +6,8 @@ from errno import EACCES, EFAULT, EINVAL, ENOMEM
 
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import (
+    FILE_PFNMAP,
+    FILE_SPECIAL,
     KIND_ANON,
     KIND_FILE,
     KIND_MASK,
@@ -73,8 +75,8 @@ FLAG_ADVICE = {
     MADV_KEEPONFORK: (0, VM_WIPEONFORK, 0),
     MADV_DONTDUMP: (VM_DONTDUMP, 0, 0),
     MADV_DODUMP: (0, VM_DONTDUMP, VM_SPECIAL),
-    MADV_HUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE, VM_SPECIAL),
-    MADV_NOHUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE, VM_SPECIAL),
+    MADV_HUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE, 0),
+    MADV_NOHUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE, 0),
     MADV_UNMERGEABLE: (0, VM_MERGEABLE, 0),
 }
 ACTIONS = (
@@ -138,7 +140,8 @@ def _advise_flags(mm: Mm, area: Area, start: int, end: int, advice: int) -> int:
     setting, clearing, forbidden = FLAG_ADVICE[advice]
     if advice == MADV_DOFORK:
         forbidden = VM_IO
-    if area.flags & forbidden or (advice == MADV_WIPEONFORK and area.backing is not None):
+    of_file = area.backing is not None and area.backing.kind not in (FILE_SPECIAL, FILE_PFNMAP)
+    if area.flags & forbidden or (advice == MADV_WIPEONFORK and of_file):
         return -EINVAL
     return _set_flags(mm, area, start, end, area.flags & ~clearing | setting)
 
@@ -167,17 +170,23 @@ def _reclaim_tables(mm: Mm, start: int, end: int) -> None:
 
 
 def _lazy_free(mm: Mm, start: int, end: int) -> None:
-    """MADV_FREE: the pages stay until memory is short, but are clean now."""
+    """MADV_FREE: the pages stay until memory is short, but are clean now.
+
+    A huge mapping that others share is left alone.  ``unjudged``: nothing shows
+    whether a PTE is dirty.
+    """
     for vpn in mm.present(start, end):
         bits = mm.bits[vpn]
         if bits & KIND_MASK != KIND_ANON:
             continue
         if bits & PG_HUGE:
-            first = (vpn & ~(PTRS_PER_PTE - 1)) << PAGE_SHIFT
+            head = vpn & ~(PTRS_PER_PTE - 1)
+            if any(mm.frames[each].maps > 1 for each in range(head, head + PTRS_PER_PTE)):
+                continue
+            first = head << PAGE_SHIFT
             if first < start or first + PMD_SIZE > end:
                 mm.split_huge(vpn)
-        if mm.frames[vpn].maps == 1:
-            mm.bits[vpn] &= ~PG_DIRTY
+        mm.bits[vpn] &= ~PG_DIRTY
 
 
 def _remove(mm: Mm, area: Area, start: int, end: int) -> int:

@@ -68,7 +68,12 @@ class Backing:
         stored = self.contents.get(index)
         if stored is not None:
             return stored
-        return 0 if self.owned else CONTENT_FILE | self.file << 31 | index
+        # 0xFFFF: a file that the recording could not identify
+        return (
+            0
+            if self.owned
+            else CONTENT_FILE | (self.file if self.file >= 0 else 0xFFFF) << 31 | index
+        )
 
     def add(self, first: int, count: int) -> None:
         """A folio entered the page cache."""

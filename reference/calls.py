@@ -69,6 +69,7 @@ PROT_SEM = 8
 #: the flags that were there before MAP_SHARED_VALIDATE, which knows no others
 LEGACY_MAP_MASK = 0x7C07_F9F3
 STACK_GUARD_GAP = 256 * PAGE_SIZE
+MMAP_MIN_ADDR = 0x1_0000
 
 
 def page_align(length: int) -> int:
@@ -101,7 +102,7 @@ def mmap(
     if error:
         return error
     length = page_align(length)
-    start = _place(mm, addr, length, fixed, placed)
+    start = place(mm, addr, length, fixed, placed)
     if start is None:
         return -ENOMEM
     if flags & MAP_FIXED_NOREPLACE and mm.space.within(start, start + length):
@@ -139,20 +140,24 @@ def _bad_type(flags: int) -> int:
     kind = flags & MAP_TYPE
     anonymous = flags & MAP_ANONYMOUS
     if kind == MAP_SHARED_VALIDATE and not anonymous:
-        return -EOPNOTSUPP if flags & ~(LEGACY_MAP_MASK | MAP_FD_WRITABLE) else 0
-    if kind == MAP_PRIVATE or (
-        kind == MAP_SHARED and not (anonymous and flags & MAP_GROWSDOWN)
-    ):
+        if flags & ~(LEGACY_MAP_MASK | MAP_FD_WRITABLE):
+            return -EOPNOTSUPP
+        kind = MAP_SHARED
+    # only private anonymous memory can grow
+    fixed_size = kind == MAP_SHARED or not anonymous
+    if kind in (MAP_PRIVATE, MAP_SHARED) and not (fixed_size and flags & MAP_GROWSDOWN):
         return 0
     return -EINVAL
 
 
-def _place(mm: Mm, addr: int, length: int, fixed: int, placed: int | None) -> int | None:
+def place(mm: Mm, addr: int, length: int, fixed: int, placed: int | None) -> int | None:
     if fixed:
         return addr
     if placed is not None:
         return placed
-    hint = page_align(addr)
+    hint = addr & -PAGE_SIZE
+    if hint:
+        hint = max(hint, MMAP_MIN_ADDR)
     if hint and hint + length <= TASK_SIZE and not mm.space.within(hint, hint + length):
         return hint
     return mm.space.free_gap(length)
@@ -237,6 +242,8 @@ def brk(mm: Mm, profile: KernelProfile, request: int) -> int:
         if mm.def_flags & VM_LOCKED:
             populate_range(mm, profile, old, new)
     elif new < old:
+        if not mm.space.within(new, old):  # unmapped behind brk's back
+            return mm.brk
         _clear(mm, new, old)
     mm.brk = request
     return request
@@ -392,7 +399,7 @@ def munlockall(mm: Mm) -> int:
 
 def _set_lock(mm: Mm, start: int, length: int, lock: int) -> int:
     end = start + length
-    if end < start or end > 1 << 64:
+    if end >= 1 << 64:  # it wraps
         return -EINVAL
     if end == start:
         return 0

@@ -49,7 +49,7 @@ from spfreplay_reference.contract import (
 )
 from spfreplay_reference.faults import access, file_page_bits
 from spfreplay_reference.memory import Frame, Mm, file_counter, right_bits
-from spfreplay_reference.space import Anon, Area
+from spfreplay_reference.space import Area
 
 U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -78,7 +78,10 @@ class LockedKernel:
         mm = Mm(self._mms)
         mm.start_brk, mm.brk = image.start_brk, image.brk
         for region in image.regions:
-            mm.space.replace(region.start, region.end, [self._area(region)])
+            area = self._area(region)
+            mm.space.replace(region.start, region.end, [area])
+            if region.anon_vma:  # a neighbour's, where both may have been one area
+                mm.space.prepare_anon(area)
         for vpn, bits in image.pages:
             self._adopt(mm, vpn, bits)
         self._mms[mm_new] = mm
@@ -204,9 +207,7 @@ class LockedKernel:
             backing = Backing(None)
         elif backing is None:
             pgoff = region.start >> PAGE_SHIFT
-        anon = Anon() if region.anon_vma else None
-        chain = 1 if region.anon_vma else 0
-        return Area(region.start, region.end, region.flags, backing, pgoff, anon, chain)
+        return Area(region.start, region.end, region.flags, backing, pgoff)
 
     def _adopt(self, mm: Mm, vpn: int, bits: int) -> None:
         """Take over a page that is there at the start."""

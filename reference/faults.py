@@ -31,6 +31,7 @@ from spfreplay_reference.contract import (
     PAGE_SIZE,
     PG_DIRTY,
     PG_EXEC,
+    PG_HUGE,
     PG_NOACCESS,
     PG_WRITE,
     PTRS_PER_PTE,
@@ -104,6 +105,9 @@ def _store(mm: Mm, vpn: int, bits: int, stamp: int) -> int:
     if not bits & PG_DIRTY:
         bits |= PG_DIRTY
         mm.bits[vpn] = bits
+        if bits & PG_HUGE:  # one bit for all of it
+            first = vpn & ~(PTRS_PER_PTE - 1)
+            mm.bits.update(dict.fromkeys(range(first, first + PTRS_PER_PTE), bits))
     return bits
 
 
@@ -130,13 +134,15 @@ def _grown_stack(mm: Mm, profile: KernelProfile, addr: int) -> Area | None:
     if area is None or not area.flags & VM_GROWSDOWN or addr < 0x10000 or addr >= TASK_SIZE:
         return None
     start = addr & -PAGE_SIZE
-    if 0 <= profile.stack_limit < area.end - start:
-        return None
     below = mm.space.below(area)
     guarded = below is not None and below.flags & VM_ACCESS and not below.flags & VM_GROWSDOWN
     if guarded and below is not None and start - below.end < STACK_GUARD_GAP:
         return None
-    mm.space.prepare_anon(area)
+    mm.space.prepare_anon(area)  # whether or not the limits let it grow
+    if 0 <= profile.stack_limit < area.end - start:
+        return None
+    if area.start - start >> PAGE_SHIFT > area.pgoff:
+        return None
     mm.space.move_start(area, start)
     return area
 
@@ -214,15 +220,23 @@ def _file_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int
         return OUT_FILE
     if write:
         backing.bring_in(index)
-        _map_file(mm, area, vpn, PG_WRITE | PG_DIRTY)
+        _map_folio(mm, profile, area, vpn, PG_WRITE | PG_DIRTY)
         return OUT_FILE_SHARED
     _read_around(mm, profile, area, vpn)
     return OUT_FILE
 
 
-def _map_file(mm: Mm, area: Area, vpn: int, extra: int) -> None:
-    mm.bits[vpn] = file_page_bits(area) | extra
-    mm.rss[file_counter(area)] += 1
+def _map_folio(mm: Mm, profile: KernelProfile, area: Area, vpn: int, extra: int) -> None:
+    """Map a page of a file, with the large folio around it if none of that is there."""
+    first = last = vpn
+    if profile.map_large_folios:
+        first, last = _whole_folios(area, vpn, vpn)
+        if any(each in mm.bits for each in range(first, last + 1)):
+            first = last = vpn
+    bits = file_page_bits(area) | extra
+    for each in range(first, last + 1):
+        mm.bits[each] = bits
+    mm.rss[file_counter(area)] += last + 1 - first
 
 
 def file_page_bits(area: Area) -> int:
@@ -242,14 +256,10 @@ def _read_around(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
     """Map the page and what fault-around finds near it."""
     backing = area.backing
     assert backing is not None
-    resident = backing.resident(area.index(vpn))
     _map_around(mm, profile, area, vpn)
     if vpn not in mm.bits:
         backing.bring_in(area.index(vpn))
-        first, last = vpn, vpn
-        if profile.map_large_folios and not resident:
-            first, last = _whole_folios(area, vpn, vpn)
-        _map_window(mm, area, first, last)
+        _map_folio(mm, profile, area, vpn, 0)
 
 
 def _map_around(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:

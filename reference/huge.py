@@ -79,9 +79,9 @@ def huge_write_protected(mm: Mm, area: Area, vpn: int, bits: int) -> int:
 def _map_huge_anon(mm: Mm, area: Area, first: int) -> None:
     if area.anon is None:
         mm.space.prepare_anon(area)
-    bits = KIND_ANON | PG_HUGE | right_bits(area.flags)
+    bits = KIND_ANON | PG_HUGE | PG_DIRTY | right_bits(area.flags)  # dirty, even if only read
     if area.flags & VM_WRITE:
-        bits |= PG_WRITE | PG_DIRTY
+        bits |= PG_WRITE
     _map_huge(mm, first, bits)
     for vpn in range(first, first + PTRS_PER_PTE):
         mm.frames[vpn] = Frame(0)

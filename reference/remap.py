@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 
 from spfreplay_reference.advise import populate_range
-from spfreplay_reference.calls import LOCK_FLAGS, munmap, page_align
+from spfreplay_reference.calls import LOCK_FLAGS, munmap, page_align, place
 from spfreplay_reference.contract import (
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
@@ -183,7 +183,7 @@ def _move_to(
         if mm.space.at(old) is None:  # it lay there itself (an old length that wraps)
             return -EFAULT
     else:
-        start = placed if placed is not None else mm.space.free_gap(length)
+        start = place(mm, target, length, 0, placed)  # a hint
     if start is None:
         return -ENOMEM
     if old_length > length:

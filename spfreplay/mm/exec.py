@@ -9,7 +9,7 @@ from __future__ import annotations
 from spfreplay.errors import ModelError
 from spfreplay.mm.image import install_initial_pages
 from spfreplay.mm.mm_rb import VmaIndex
-from spfreplay.mm.mmap import FIRST_SHM, UNKNOWN_FILE
+from spfreplay.mm.mmap import new_file_number, unknown_file
 from spfreplay.mm.pte import vm_get_page_prot, vma_wants_writenotify
 from spfreplay.mm.rmap import anon_vma_alloc, anon_vma_compatible
 from spfreplay.mm.types import SHMEM_VM_OPS, File, Kernel, MmStruct, Task, VmArea
@@ -96,7 +96,7 @@ def file_of_region(
     Shared anonymous regions that continue one another map one object.
     """
     if region.file == FILE_UNKNOWN:
-        return kernel.files[UNKNOWN_FILE]
+        return unknown_file(task, kernel)
     if region.file != FILE_ANON:
         file = kernel.files.get(region.file)
         if file is None:
@@ -112,9 +112,7 @@ def file_of_region(
         and below.vm_pgoff + (below.vm_end - below.vm_start >> 12) == region.pgoff
     ):
         return below.vm_file
-    numbers = kernel.shm_numbers
-    task.allocs += 1
-    number = numbers.setdefault((task.stamp, task.allocs), FIRST_SHM + len(numbers))
+    number = new_file_number(task, kernel)
     file = File(number, FileFacts(number, FILE_SHMEM), SHMEM_VM_OPS, anon_shared=True)
     kernel.files[number] = file
     return file

@@ -68,7 +68,7 @@ def cache_content(file: File, pfn: int) -> int:
     page = file.cache.get(index)
     if page is not None:
         return page.content
-    return 0 if file.anon_shared else CONTENT_FILE | file.number << PFN_INDEX_BITS | index
+    return 0 if file.anon_shared else CONTENT_FILE | file.facts.id << PFN_INDEX_BITS | index
 
 
 def cache_page(file: File, pfn: int) -> Page:

@@ -113,10 +113,10 @@ def do_huge_pmd_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:
 
 
 def huge_word(vmf: VmFault, compound: Compound) -> int:
-    """Return the PMD word of a fresh huge page."""
-    word = compound.pfn << PTE_PFN_SHIFT | vmf.vma_page_prot | PAGE_ACCESSED
+    """Return the PMD word of a fresh huge page: dirty, even if it is only read."""
+    word = compound.pfn << PTE_PFN_SHIFT | vmf.vma_page_prot | PAGE_ACCESSED | PAGE_DIRTY
     if vmf.vma_flags & VM_WRITE:
-        word |= PAGE_RW | PAGE_DIRTY
+        word |= PAGE_RW
     return word
 
 

@@ -6,15 +6,17 @@ Plain functions: they run where no operation of the protocol is under way.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from typing import Any
 
 from spfreplay.mm.filemap import cache_content, cache_file
 from spfreplay.mm.mmap import UNKNOWN_FILE
-from spfreplay.mm.pgtable import pfn_to_page
+from spfreplay.mm.pgtable import materialise, pfn_to_page
 from spfreplay.mm.pte import (
     CLASS_ANON,
     CLASS_CACHE,
     CLASS_NOPAGE,
+    HPAGE_PMD_NR,
     PTE_CLASS_SHIFT,
     ZERO_PTE,
     pte_page_bits,
@@ -31,6 +33,7 @@ from spfreplay.mm.types import (
     PTE_PFN_SHIFT,
     SHMEM_VM_OPS,
     SPECIAL_MAPPING_VMOPS,
+    Compound,
     File,
     Kernel,
     MmStruct,
@@ -50,10 +53,9 @@ from spfreplay_reference.contract import (
     KIND_FILE,
     KIND_MASK,
     KIND_ZERO,
-    PG_DIRTY,
     PG_HUGE,
     PG_SHARED,
-    PG_WRITE,
+    VM_WRITE,
     FileFacts,
     Image,
     InitialImage,
@@ -162,7 +164,7 @@ def mm_pages(mm: MmStruct) -> tuple[array[int], array[int]]:
 def vma_region(vma: VmArea) -> Region:
     """Return a VMA as a line of /proc/PID/maps."""
     file = vma.vm_file
-    number = FILE_ANON if file is None or file.anon_shared else file.number
+    number = FILE_ANON if file is None or file.anon_shared else file.facts.id
     if number == UNKNOWN_FILE:
         number = FILE_UNKNOWN
     return Region(
@@ -190,9 +192,15 @@ def mm_image(mm: MmStruct) -> Image:
 def install_initial_pages(mm: MmStruct, image: InitialImage) -> None:
     """Map the pages that exec, or the time before the trace, left in ``mm``.
 
+    An anonymous page counts as stored to, and as ours alone.  Huge pages are
+    huge where all of one is there.
+
     Context: the VMAs are linked; nobody else knows the mm yet.
     """
+    huge = install_initial_huge_pages(mm, image)
     for vpn, bits in image.pages:
+        if vpn >> 9 in huge:
+            continue
         vma = mm.mm_rb.find(vpn << 12)
         if vma is None or vma.vm_start > vpn << 12:
             continue
@@ -205,10 +213,49 @@ def install_initial_pages(mm: MmStruct, image: InitialImage) -> None:
         table.pte[vpn & 511] = pte
 
 
+def install_initial_huge_pages(mm: MmStruct, image: InitialImage) -> set[int]:
+    """Map the huge pages that are there from the start; return them as vpn >> 9."""
+    huge_anon = PG_HUGE | KIND_ANON
+    parts = Counter(vpn >> 9 for vpn, bits in image.pages if bits & huge_anon == huge_anon)
+    whole = set()
+    for number, pages in parts.items():
+        if pages < HPAGE_PMD_NR:
+            continue
+        vma = mm.mm_rb.find(number << 21)
+        if vma is None or vma.vm_start > number << 21 or vma.vm_end < number + 1 << 21:
+            continue
+        whole.add(number)
+        kernel = mm.kernel
+        first = (kernel.initial_frames + HPAGE_PMD_NR - 1) & -HPAGE_PMD_NR
+        kernel.initial_frames = first + HPAGE_PMD_NR
+        compound = Compound(PFN_INITIAL | first)
+        compound.anon_vma = vma.anon_vma
+        compound.index = vma.vm_pgoff + ((number << 9) - (vma.vm_start >> 12))
+        kernel.compounds[compound.pfn >> 9] = compound
+        for nr in range(HPAGE_PMD_NR):
+            page = materialise(kernel, compound, nr)
+            page.content = CONTENT_INITIAL | (number << 9) + nr
+        word = compound.pfn << PTE_PFN_SHIFT | initial_anon_flags(vma)
+        upper_of(mm, number << 9, 2).entries[number & 511] = word
+        mm.rss_anon += HPAGE_PMD_NR
+    return whole
+
+
+def initial_anon_flags(vma: VmArea) -> int:
+    """Return the PTE bits of an anonymous page that is there from the start."""
+    flags = vma.vm_page_prot | PAGE_ACCESSED | PAGE_DIRTY
+    return flags | PAGE_RW if vma.vm_flags & VM_WRITE else flags
+
+
 def leaf_of(mm: MmStruct, vpn: int) -> PageTable:
     """Return the PTE table of ``vpn``, made where it is missing."""
+    return upper_of(mm, vpn, 1)
+
+
+def upper_of(mm: MmStruct, vpn: int, level: int) -> PageTable:
+    """Return the page table of ``vpn`` at ``level``, made where it is missing."""
     table = mm.pgd
-    for shift in (27, 18, 9):
+    for shift in (27, 18, 9)[: 4 - level]:
         index = vpn >> shift & 511
         lower = table.entries[index]
         if lower is None:
@@ -222,10 +269,6 @@ def initial_pte(mm: MmStruct, vma: VmArea, vpn: int, bits: int) -> int:
     kernel = mm.kernel
     kind = bits & KIND_MASK
     flags = vma.vm_page_prot | PAGE_ACCESSED
-    if bits & PG_WRITE:
-        flags |= PAGE_RW
-    if bits & PG_DIRTY:
-        flags |= PAGE_DIRTY
     if kind == KIND_ZERO:
         return ZERO_PTE | vma.vm_page_prot
     if kind == KIND_ANON:
@@ -236,13 +279,14 @@ def initial_pte(mm: MmStruct, vma: VmArea, vpn: int, bits: int) -> int:
         page.index = vma.vm_pgoff + vpn - (vma.vm_start >> 12)
         kernel.mem_map[page.pfn] = page
         mm.rss_anon += 1
-        return page.pfn << PTE_PFN_SHIFT | flags
+        return page.pfn << PTE_PFN_SHIFT | initial_anon_flags(vma)
     file = vma.vm_file
     if kind != KIND_FILE or file is None:
         return 0
     index = vma.vm_pgoff + vpn - (vma.vm_start >> 12)
     if file.anon_shared and index not in file.cache:
         file.cache[index] = Page(PFN_CACHE | file.number << 31 | index, 0)
+    file.absent.discard(index)
     file_kind = file.facts.kind
     if file_kind == FILE_PFNMAP:
         return (PFN_NOPAGE | file.number << 31 | index) << PTE_PFN_SHIFT | flags | PAGE_SPECIAL

@@ -20,7 +20,7 @@ from spfreplay.mm.steps import (
 )
 from spfreplay.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
 from spfreplay.mm.truncate import punch_hole
-from spfreplay.mm.types import MmStruct, Task, VmArea
+from spfreplay.mm.types import SPECIAL_MAPPING_VMOPS, MmStruct, Task, VmArea
 from spfreplay.mm.vma import find_vma, fput, get_file, vm_write_begin, vm_write_end
 from spfreplay.mm.vma_merge import VM_SPECIAL, vma_modify_flags
 from spfreplay.mm.zap import note_emptied_tables, reclaim_page_tables, zap_page_range
@@ -265,7 +265,8 @@ def madvise_behavior(
     flags = vma.vm_flags
     if behavior == MADV_DOFORK and flags & VM_IO:
         return -EINVAL
-    if behavior == MADV_WIPEONFORK and (vma.vm_file is not None or flags & VM_SHARED):
+    of_file = vma.vm_file is not None and vma.vm_ops is not SPECIAL_MAPPING_VMOPS
+    if behavior == MADV_WIPEONFORK and (of_file or flags & VM_SHARED):
         return -EINVAL
     if behavior == MADV_DODUMP and flags & VM_SPECIAL and not flags & VM_HUGETLB:
         return -EINVAL

@@ -26,7 +26,15 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
-from spfreplay.mm.types import SHMEM_VM_OPS, File, MmStruct, Task, VmArea
+from spfreplay.mm.types import (
+    GENERIC_FILE_VM_OPS,
+    SHMEM_VM_OPS,
+    File,
+    Kernel,
+    MmStruct,
+    Task,
+    VmArea,
+)
 from spfreplay.mm.vma import (
     find_vma_intersection,
     find_vma_prev,
@@ -42,6 +50,7 @@ from spfreplay_reference.contract import (
     FILE_SHMEM,
     FILE_UNKNOWN,
     MAP_ANONYMOUS,
+    MAP_FD_WRITABLE,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
     MAP_GROWSDOWN,
@@ -125,7 +134,10 @@ def sys_mmap(
     if not flags & MAP_ANONYMOUS:
         if file_id == -1:
             return -EBADF
-        file = mm.kernel.files.get(UNKNOWN_FILE if file_id == FILE_UNKNOWN else file_id)
+        if file_id == FILE_UNKNOWN:
+            file = unknown_file(task, mm.kernel)
+        else:
+            file = mm.kernel.files.get(file_id)
         if file is None:
             raise ModelError(f"mmap of file {file_id}, which the trace does not list")
     yield LOCK, mm, MMAP_SEM
@@ -210,13 +222,17 @@ def do_mmap(
     if not mlock_future_ok(mm, vm_flags, length):
         return -EAGAIN
     kind = flags & MAP_TYPE
-    if kind == MAP_SHARED_VALIDATE and file is not None and flags & ~LEGACY_MAP_MASK:
+    if (
+        kind == MAP_SHARED_VALIDATE
+        and file is not None
+        and flags & ~(LEGACY_MAP_MASK | MAP_FD_WRITABLE)
+    ):
         return -EOPNOTSUPP
     if kind == MAP_SHARED or (kind == MAP_SHARED_VALIDATE and file is not None):
         vm_flags |= VM_SHARED | VM_MAYSHARE
         if file is None:
             pgoff = 0
-        elif not prot & PROT_WRITE:  # no trace tells: taken as opened for reading only
+        elif not (prot & PROT_WRITE or flags & MAP_FD_WRITABLE):  # opened for reading only
             vm_flags &= ~(VM_SHARED | VM_MAYWRITE)
     elif kind != MAP_PRIVATE:
         return -EINVAL
@@ -347,6 +363,24 @@ def mmap_region(
     return addr
 
 
+def new_file_number(task: Task, kernel: Kernel) -> int:
+    """Return a number for an object that no trace lists, the same in every order of calls."""
+    task.allocs += 1
+    numbers = kernel.shm_numbers
+    return numbers.setdefault((task.stamp, task.allocs), FIRST_SHM + len(numbers))
+
+
+def unknown_file(task: Task, kernel: Kernel) -> File:
+    """Return a file for a mapping of which the recording does not know what it maps.
+
+    It is taken for a regular one without end, and for another one each time.
+    """
+    number = new_file_number(task, kernel)
+    file = File(number, FileFacts(UNKNOWN_FILE), GENERIC_FILE_VM_OPS)
+    kernel.files[number] = file
+    return file
+
+
 def shmem_zero_setup(task: Task, mm: MmStruct, length: int) -> File:
     """Make the object behind a shared anonymous mapping.
 
@@ -355,9 +389,7 @@ def shmem_zero_setup(task: Task, mm: MmStruct, length: int) -> File:
     Models: mm/shmem.c:shmem_zero_setup()
     """
     kernel = mm.kernel
-    task.allocs += 1
-    numbers = kernel.shm_numbers
-    number = numbers.setdefault((task.stamp, task.allocs), FIRST_SHM + len(numbers))
+    number = new_file_number(task, kernel)
     file = File(number, FileFacts(number, FILE_SHMEM, length), SHMEM_VM_OPS, anon_shared=True)
     kernel.files[number] = file
     return file

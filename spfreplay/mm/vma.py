@@ -210,13 +210,14 @@ def get_file(file: File) -> Steps[None]:
 
 
 def fput(mm: MmStruct, file: File) -> Steps[None]:
-    """Drop a reference; a shared anonymous object goes away with its last one.
+    """Drop a reference; what no trace lists goes away with its last one.
 
     Models: fs/file_table.c:fput()
     """
     yield RMW, file, F_COUNT
     file.refcount = count = file.refcount - 1
-    if not count and file.anon_shared:
+    unlisted = file.anon_shared or file.number != file.facts.id
+    if unlisted and not count:
         yield FREE, file, F_COUNT
         mm.kernel.files.pop(file.number, None)
 
