@@ -30,7 +30,10 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, Literal
 
-from spfreplay.mm.straight import BuildError, Fold, Opener, constants_of, strip
+from spfreplay.mm.locking import RwLock, SpinLock
+from spfreplay.mm.opening import BuildError, Methods, Opener
+from spfreplay.mm.straight import Fold, constants_of, hoist, strip
+from spfreplay.mm.types import Page
 
 Form = Literal["straight", "window"]
 
@@ -81,7 +84,14 @@ OPENED: Final = (
     "pte_map_lock",
     "do_anonymous_page",
     "alloc_page_vma",
+    "handle_pte_fault",
+    "__page_add_new_anon_rmap",
 )
+#: field -> class of the lock in it, whose methods are opened as well
+OPENED_LOCKS: Final = {"ptl": SpinLock, "mm_rb_lock": RwLock, "mmap_sem": RwLock}
+OPENED_CONSTRUCTORS: Final = (Page,)
+#: functions that walk page tables more than once
+HOISTED: Final = ("access",)
 
 PACKAGE: Final = "spfreplay.mm"
 
@@ -114,7 +124,11 @@ def build(protocol: str, form: Form) -> Namespace:
     """
     sources = {name: module_path(name) for name in PROTOCOLS[protocol]}
     trees = {name: ast.parse(path.read_text(), str(path)) for name, path in sources.items()}
-    return link(f"{PACKAGE}.<{protocol} {form}>", trees, form, sources, OPENED)
+    if form == "window":
+        return link(f"{PACKAGE}.<{protocol} {form}>", trees, form, sources)
+    methods = Methods(OPENED_LOCKS, OPENED_CONSTRUCTORS)
+    name = f"{PACKAGE}.<{protocol} {form}>"
+    return link(name, trees, form, sources, OPENED, methods, HOISTED)
 
 
 def module_path(name: str) -> Path:
@@ -134,10 +148,14 @@ def link(
     form: Form,
     sources: dict[str, Path],
     opened: Collection[str] = (),
+    methods: Methods | None = None,
+    hoisted: Collection[str] = (),
 ) -> Namespace:
     """Execute the modules ``trees`` in one namespace called ``name``.
 
     :param opened: functions whose calls the straight form opens.
+    :param methods: those of other classes, which it opens as well.
+    :param hoisted: functions that it lets compute the indexes of an address once.
     """
     owners: dict[str, str] = {}
     wanted: list[tuple[str, str, str]] = []
@@ -150,8 +168,8 @@ def link(
                 f"{module} imports {symbol} from {source}, which does not define it"
             )
     if form == "straight":
-        straighten(trees, opened)
-    names: dict[str, Any] = {"__name__": name}
+        straighten(trees, opened, methods, hoisted)
+    names: dict[str, Any] = {"__name__": name} | (methods.names if methods else {})
     for module, tree in trees.items():
         exec(compile(tree, str(sources[module]), "exec"), names)
     names.pop("__builtins__")
@@ -162,7 +180,12 @@ def link(
     return namespace
 
 
-def straighten(trees: dict[str, ast.Module], opened: Collection[str]) -> None:
+def straighten(
+    trees: dict[str, ast.Module],
+    opened: Collection[str],
+    methods: Methods | None,
+    hoisted: Collection[str],
+) -> None:
     """Turn ``trees``, whose imports of one another are gone, into the straight form."""
     constants: dict[str, int] = {}
     functions: dict[str, ast.FunctionDef] = {}
@@ -175,7 +198,9 @@ def straighten(trees: dict[str, ast.Module], opened: Collection[str]) -> None:
     fold = Fold(constants)
     for function in functions.values():
         function.body = [fold.visit(node) for node in function.body]
-    Opener(functions, opened).open_all()
+    Opener(functions, opened, methods).open_all()
+    for name in hoisted:
+        hoist(functions[name])
 
 
 def take_out_imports(

@@ -123,7 +123,7 @@ def __handle_speculative_fault(
     if ret:
         yield from put_vma(task, vma)
         return ret
-    walked = yield from spf_walk(task, vmf, mm)  # 12 to 15
+    walked = yield from spf_walk(task, vmf, mm, address)  # 12 to 15
     if not walked:
         yield from put_vma(task, vma)
         vmf.reason = SPF_NOTSUP_WALK
@@ -207,14 +207,13 @@ def spf_check_vma(task: Task, vmf: VmFault, vma: VmArea) -> Steps[int]:
     return 0
 
 
-def spf_walk(task: Task, vmf: VmFault, mm: MmStruct) -> Steps[bool]:
+def spf_walk(task: Task, vmf: VmFault, mm: MmStruct, address: int) -> Steps[bool]:
     """Walk to the PTE with interrupts off, and complete the snapshot; False = no table.
 
     Nothing is allocated: a table hooked in behind free_pgtables() would leak.
 
     Models: mm/memory.c:__handle_speculative_fault(), steps 12 to 15, SPF v11 19/26
     """
-    address = vmf.address
     yield IRQ_OFF, task, IRQ  # 12
     task.irqs_off = True
     pgd = mm.pgd

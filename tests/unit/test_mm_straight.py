@@ -3,10 +3,14 @@
 import ast
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from spfreplay.mm.build import OPENED, BuildError, build, link
+from spfreplay.mm.locking import LockError, SpinLock
+from spfreplay.mm.opening import Methods
+from spfreplay.mm.types import Page
 
 CALLEES = {
     "one return": "def g(x):\n    y = x + 1\n    return y * 2\n",
@@ -110,3 +114,71 @@ def test_what_cannot_be_opened_is_refused(source, complaint):
 def test_no_opened_function_is_called_on_the_way_of_a_fault():
     names = build("spf-v11", "straight").access.__code__.co_names
     assert [name for name in OPENED if name in names] == []
+
+
+# -- methods and constructors: locks of locking.py, pages of types.py -----------
+
+LOCKING = (
+    "from spfreplay.mm.types import Page\n"
+    "def f(table, task):\n    table.ptl.lock(task)\n    locked = table.ptl.trylock(task)\n"
+    "    table.ptl.unlock(task)\n    return locked\n"
+    "def g(table, task):\n    table.ptl.unlock(task)\n"
+    "def h(number):\n    page = Page(number, 7)\n    return page\n"
+)
+
+
+def with_methods(source):
+    methods = Methods({"ptl": SpinLock}, (Page,))
+    trees = {"m": ast.parse(source)}
+    return link("test", trees, "straight", {"m": Path("m.py")}, (), methods)
+
+
+def test_a_lock_is_taken_and_dropped_without_a_call():
+    f = with_methods(LOCKING).f
+    table = SimpleNamespace(ptl=SpinLock())
+    assert f(table, "task") is False
+    assert table.ptl.owner is None
+    assert {"lock", "trylock", "unlock"}.isdisjoint(f.__code__.co_names)
+
+
+@pytest.mark.parametrize(("name", "owner"), [("f", "another"), ("g", "another"), ("g", None)])
+def test_an_opened_lock_still_knows_its_owner(name, owner):
+    table = SimpleNamespace(ptl=SpinLock())
+    table.ptl.owner = owner
+    with pytest.raises(LockError, match="a lock that"):
+        getattr(with_methods(LOCKING), name)(table, "task")
+
+
+def test_an_opened_constructor_fills_every_field():
+    page, plain = with_methods(LOCKING).h(5), Page(5, 7)
+    assert type(page) is Page
+    assert [getattr(page, name) for name in Page.__slots__] == [
+        getattr(plain, name) for name in Page.__slots__
+    ]
+
+
+# -- what an address is cut into ----------------------------------------------
+
+
+def hoisted(source):
+    paths = {"m": Path("m.py")}
+    return link("test", {"m": ast.parse(source)}, "straight", paths, (), None, ("f",)).f
+
+
+def test_what_is_derived_twice_is_computed_once():
+    f = hoisted("def f(a: int, n: int):\n    return a >> 12 & 511, a >> 12 & 511, n >> 12\n")
+    assert f(0x7FFF_1234_5678, 0x3000) == (0x145, 0x145, 3)
+    assert f.__code__.co_varnames == ("a", "n", "derived.0")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(a: int):\n    b = a >> 12\n    a = a + 4096\n    return b, a >> 12\n",
+        "def f(a: object):\n    return a >> 12, a >> 12\n",
+        "def f(a: int):\n    return a >> 12\n",
+        "def f(a: int):\n    return a // 12, a // 12\n",
+    ],
+)
+def test_what_may_change_or_fail_stays_where_it_is(source):
+    assert not [name for name in hoisted(source).__code__.co_varnames if "derived" in name]
