@@ -10,6 +10,9 @@ from typing import Any, Final
 
 from spfreplay_reference.contract import KernelProfile
 
+#: The oldest kernel whose behaviour the engines' rules are: judged on x86-64.
+JUDGED_RELEASE: Final = (6, 18)
+
 _CAP_IPC_LOCK: Final = 14
 _THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
 
@@ -40,7 +43,8 @@ def release() -> str:
     return os.uname().release
 
 
-def _version() -> tuple[int, int]:
+def version() -> tuple[int, int]:
+    """Return the running kernel's version, as two numbers."""
     parts = release().split("-")[0].split(".")
     with suppress(ValueError, IndexError):
         return int(parts[0]), int(parts[1])
@@ -57,7 +61,7 @@ def kernel_profile() -> KernelProfile:
     return KernelProfile(
         release=release(),
         fault_around_pages=max(1, around),
-        map_large_folios=_version() >= (6, 18),
+        map_large_folios=version() >= JUDGED_RELEASE,
         thp_enabled=_thp_enabled(),
         thp_zero_page=_chosen(_THP / "use_zero_page", "0") == "1",
         overcommit_memory=_number("/proc/sys/vm/overcommit_memory", 0),

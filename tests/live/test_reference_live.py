@@ -1,11 +1,12 @@
 """The running kernel judges both engines, operation by operation."""
 
 import pytest
-from kernel_oracle import check, engine_class
-from live_kernel import cannot_judge
-from random_programs import PROFILES
 
-SEEDS, OPERATIONS = 12, 250
+from spfreplay.oracle.campaign import CampaignOptions, run_campaign
+from spfreplay.oracle.kernel import cannot_judge
+from spfreplay.oracle.programs import PROFILES
+
+PROGRAMS, OPERATIONS = 12, 250
 
 pytestmark = [
     pytest.mark.live,
@@ -14,10 +15,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_reference_does_what_the_kernel_does(profile):
-    assert check(engine_class("reference"), profile, range(1, SEEDS + 1), OPERATIONS) == ""
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_speculative_engine_does_what_the_kernel_does(profile):
-    assert check(engine_class("spf"), profile, range(1, SEEDS + 1), OPERATIONS) == ""
+def test_both_engines_do_what_the_kernel_does(profile):
+    options = CampaignOptions((profile,), programs=PROGRAMS, operations=OPERATIONS)
+    result = run_campaign(options)
+    assert (result.mismatches, result.checked) == ([], PROGRAMS * OPERATIONS)
