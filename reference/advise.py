@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EACCES, EFAULT, EINVAL, ENOMEM
+from errno import EACCES, EAGAIN, EFAULT, EINVAL, ENOMEM
 
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import (
@@ -147,10 +147,8 @@ def _advise_flags(mm: Mm, area: Area, start: int, end: int, advice: int) -> int:
 
 
 def _set_flags(mm: Mm, area: Area, start: int, end: int, flags: int) -> int:
-    if flags != area.flags:
-        mm.split_huge_at(start)
-        mm.split_huge_at(end)
-        mm.space.change(area, start, end, flags)
+    if flags != area.flags and mm.change(area, start, end, flags) is None:
+        return -EAGAIN
     return 0
 
 

@@ -6,7 +6,7 @@ the kernel finds the errors.
 
 from __future__ import annotations
 
-from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP
+from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EPERM
 
 from spfreplay_reference.advise import populate_range
 from spfreplay_reference.backing import Backing
@@ -60,7 +60,7 @@ from spfreplay_reference.contract import (
     VM_WRITE,
     KernelProfile,
 )
-from spfreplay_reference.memory import Mm, right_bits
+from spfreplay_reference.memory import Mm, over_memlock, right_bits
 from spfreplay_reference.space import VM_ACCESS, VM_SPECIAL, Area, AreaAction
 
 MAY = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
@@ -107,13 +107,17 @@ def mmap(
         return -ENOMEM
     if flags & MAP_FIXED_NOREPLACE and mm.space.within(start, start + length):
         return -EEXIST
+    if flags & MAP_LOCKED and not profile.memlock_limit:
+        return -EPERM
+    vm_flags = _new_flags(mm, profile, prot, flags)
+    if vm_flags & VM_LOCKED and over_memlock(mm, profile, length):
+        return -EAGAIN
     error = _bad_type(flags)
     if error:
         return error
-    vm_flags = _new_flags(mm, profile, prot, flags)
-    if vm_flags & VM_LOCKED and _over_memlock(mm, profile, length):
-        return -EAGAIN
-    _clear(mm, start, start + length)
+    error = _clear(mm, start, start + length)
+    if error:
+        return error
     _insert(mm, start, start + length, vm_flags, backing, pgoff)
     if vm_flags & VM_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
         populate_range(mm, profile, start, start + length)
@@ -207,20 +211,23 @@ def munmap(mm: Mm, profile: KernelProfile, start: int, length: int) -> int:
     length = page_align(length)
     if not length:
         return -EINVAL
-    area = mm.space.at(start)
-    splits = area is not None and area.start < start and start + length < area.end
-    if splits and len(mm.space.areas) >= profile.max_map_count:
+    return _clear(mm, start, start + length)
+
+
+def _clear(mm: Mm, start: int, end: int) -> int:
+    """Remove areas, pages and page tables of a range.
+
+    :return: 0; -ENOMEM if a hole in one area would make one area too many.
+    """
+    around = mm.space.at(start)
+    splits = around is not None and around.start < start and end < around.end
+    if splits and len(mm.space.areas) >= mm.max_areas:
         return -ENOMEM
-    _clear(mm, start, start + length)
-    return 0
-
-
-def _clear(mm: Mm, start: int, end: int) -> None:
-    """Remove areas, pages and page tables of a range."""
     for area in mm.space.within(start, end):
         mm.zap(area, max(start, area.start), min(end, area.end))
     mm.space.replace(start, end, [])
     mm.free_tables(start, end)
+    return 0
 
 
 # -- brk ------------------------------------------------------------------
@@ -228,13 +235,15 @@ def _clear(mm: Mm, start: int, end: int) -> None:
 
 def brk(mm: Mm, profile: KernelProfile, request: int) -> int:
     """Move the break; where it cannot move, return where it is."""
-    if request < mm.start_brk:
+    if request < mm.start_brk or request > TASK_SIZE:
         return mm.brk
     new, old = page_align(request), page_align(mm.brk)
     if new > old:
         above = mm.space.above(old)
         gap = STACK_GUARD_GAP if above is not None and above.flags & VM_GROWSDOWN else 0
         if new > TASK_SIZE or (above is not None and new + PAGE_SIZE > above.start - gap):
+            return mm.brk
+        if mm.def_flags & VM_LOCKED and over_memlock(mm, profile, new - old):
             return mm.brk
         if len(mm.space.areas) > profile.max_map_count:
             return mm.brk
@@ -244,17 +253,19 @@ def brk(mm: Mm, profile: KernelProfile, request: int) -> int:
     elif new < old:
         if not mm.space.within(new, old):  # unmapped behind brk's back
             return mm.brk
-        _clear(mm, new, old)
+        if _clear(mm, new, old):
+            return mm.brk
     mm.brk = request
     return request
 
 
 def _grow_heap(mm: Mm, old: int, new: int) -> None:
-    """The new piece joins the heap below it, never what lies above."""
+    """The new piece joins the heap below it, not what lies below that or above."""
     vm_flags = VM_READ | VM_WRITE | VM_ACCOUNT | MAY | mm.def_flags
     area = Area(old, new, vm_flags, None, old >> PAGE_SHIFT)
     mm.space.replace(old, new, [area])
-    mm.space.merge(area, right=False)
+    below = mm.space.below(area)
+    mm.space.merge(area, left=below is not None and below.end > mm.start_brk, right=False)
 
 
 # -- walking a range area by area -------------------------------------------
@@ -320,9 +331,9 @@ def _protect(
         new |= VM_ACCOUNT
     elif not new & VM_WRITE and area.backing is None and area.anon is None:
         new &= ~VM_ACCOUNT
-    mm.split_huge_at(start)
-    mm.split_huge_at(end)
-    changed = mm.space.change(area, start, end, new)
+    changed = mm.change(area, start, end, new)
+    if changed is None:
+        return -ENOMEM
     _change_rights(mm, changed, start, end)
     if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and new & VM_WRITE:
         populate_range(mm, profile, start, end)
@@ -359,7 +370,14 @@ def mlock(mm: Mm, profile: KernelProfile, start: int, length: int, flags: int) -
         return -EINVAL
     length = page_align(length + start % PAGE_SIZE)
     start &= -PAGE_SIZE
-    if _over_memlock(mm, profile, length):
+    if not profile.memlock_limit:
+        return -EPERM
+    locked = sum(
+        min(start + length, area.end) - max(start, area.start)
+        for area in mm.space.within(start, start + length)
+        if area.flags & VM_LOCKED
+    )
+    if over_memlock(mm, profile, length - locked):
         return -ENOMEM
     lock = VM_LOCKED | (VM_LOCKONFAULT if flags & MLOCK_ONFAULT else 0)
     error = _set_lock(mm, start, length, lock)
@@ -379,6 +397,11 @@ def mlockall(mm: Mm, profile: KernelProfile, flags: int) -> int:
     """Lock what is mapped (MCL_CURRENT) and what will be (MCL_FUTURE)."""
     if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
         return -EINVAL
+    if not profile.memlock_limit:
+        return -EPERM
+    total = sum(area.end - area.start for area in mm.space.areas)
+    if flags & MCL_CURRENT and 0 <= profile.memlock_limit < total:
+        return -ENOMEM
     lock = VM_LOCKED | (VM_LOCKONFAULT if flags & MCL_ONFAULT else 0)
     mm.def_flags &= ~LOCK_FLAGS
     if flags & MCL_FUTURE:
@@ -410,15 +433,6 @@ def _set_lock(mm: Mm, start: int, length: int, lock: int) -> int:
 
 def _lock_area(mm: Mm, area: Area, start: int, end: int, lock: int) -> int:
     new = area.flags & ~LOCK_FLAGS | lock
-    if new != area.flags and not area.flags & VM_SPECIAL:
-        mm.split_huge_at(start)
-        mm.split_huge_at(end)
-        mm.space.change(area, start, end, new)
-    return 0
-
-
-def _over_memlock(mm: Mm, profile: KernelProfile, length: int) -> bool:
-    if profile.memlock_limit < 0:
-        return False
-    locked = sum(area.end - area.start for area in mm.space.areas if area.flags & VM_LOCKED)
-    return locked + length > profile.memlock_limit
+    if new == area.flags or area.flags & VM_SPECIAL:
+        return 0
+    return 0 if mm.change(area, start, end, new) is not None else -ENOMEM

@@ -75,7 +75,7 @@ class LockedKernel:
         """Replace ``mm_old`` (of which the task goes) by a new address space."""
         if mm_old in self._mms:
             self._leave(mm_old)
-        mm = Mm(self._mms)
+        mm = Mm(self._mms, self._profile.max_map_count)
         mm.start_brk, mm.brk = image.start_brk, image.brk
         for region in image.regions:
             area = self._area(region)

@@ -37,6 +37,7 @@ from spfreplay_reference.contract import (
     PTRS_PER_PTE,
     TASK_SIZE,
     VM_GROWSDOWN,
+    VM_LOCKED,
     VM_SHARED,
     VM_WRITE,
     X86_PF_INSTR,
@@ -44,7 +45,7 @@ from spfreplay_reference.contract import (
     KernelProfile,
 )
 from spfreplay_reference.huge import huge_fault, huge_write_protected
-from spfreplay_reference.memory import Frame, Mm, file_counter, right_bits
+from spfreplay_reference.memory import Frame, Mm, file_counter, over_memlock, right_bits
 from spfreplay_reference.space import VM_ACCESS, Area
 
 STACK_GUARD_GAP = 256 * PAGE_SIZE
@@ -142,6 +143,8 @@ def _grown_stack(mm: Mm, profile: KernelProfile, addr: int) -> Area | None:
     if 0 <= profile.stack_limit < area.end - start:
         return None
     if area.start - start >> PAGE_SHIFT > area.pgoff:
+        return None
+    if area.flags & VM_LOCKED and over_memlock(mm, profile, area.start - start):
         return None
     mm.space.move_start(area, start)
     return area

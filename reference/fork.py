@@ -26,7 +26,7 @@ COPY_ON_FORK = VM_PFNMAP | VM_MIXEDMAP | VM_UFFD_WP
 
 def fork(parent: Mm) -> Mm:
     """Return the child's mm.  One piece: the locked kernel holds both mmap_sems."""
-    child = Mm(parent.everyone)
+    child = Mm(parent.everyone, parent.max_areas)
     child.start_brk, child.brk = parent.start_brk, parent.brk
     child.def_flags = parent.def_flags & ~(VM_LOCKED | VM_LOCKONFAULT)
     areas: list[Area] = []

@@ -25,7 +25,9 @@ from spfreplay_reference.contract import (
     PG_SHARED,
     PTRS_PER_PTE,
     VM_EXEC,
+    VM_LOCKED,
     Image,
+    KernelProfile,
 )
 from spfreplay_reference.space import VM_ACCESS, Area, Space
 
@@ -51,6 +53,7 @@ class Mm:
         "def_flags",
         "everyone",
         "frames",
+        "max_areas",
         "rss",
         "space",
         "start_brk",
@@ -58,8 +61,9 @@ class Mm:
         "users",
     )
 
-    def __init__(self, everyone: dict[int, Mm]) -> None:
+    def __init__(self, everyone: dict[int, Mm], max_areas: int) -> None:
         self.everyone = everyone  # every mm there is, this one included
+        self.max_areas = max_areas  # vm.max_map_count
         self.space = Space()
         self.bits: dict[int, int] = {}
         self.frames: dict[int, Frame] = {}
@@ -122,6 +126,27 @@ class Mm:
         if vpn & (PTRS_PER_PTE - 1) and self.bits.get(vpn, 0) & PG_HUGE:
             self.split_huge(vpn)
 
+    def change(self, area: Area, start: int, end: int, flags: int) -> Area | None:
+        """Give ``[start, end)`` of ``area`` other flags, merging if possible.
+
+        :return: the area it is in now; None where it would take one area too
+            many.  The border at ``start`` may have been drawn by then.
+        """
+        piece = area.part(start, end)
+        piece.flags = flags
+        if not self.space.fits_neighbour(area, piece):
+            for addr in (start, end):
+                if not area.start < addr < area.end:
+                    continue
+                if len(self.space.areas) >= self.max_areas:
+                    return None
+                self.split_huge_at(addr)
+                self.space.cut(addr)
+        self.split_huge_at(start)
+        self.split_huge_at(end)
+        self.space.replace(start, end, [piece])
+        return self.space.merge(piece)
+
     def free_tables(self, start: int, end: int) -> None:
         """Forget the page tables in ``[start, end)`` that no area reaches any more."""
         for table in range(start >> 21, (end - 1 >> 21) + 1):
@@ -165,3 +190,11 @@ def right_bits(flags: int) -> int:
     if not flags & VM_ACCESS:
         return PG_NOACCESS
     return PG_EXEC if flags & VM_EXEC else 0
+
+
+def over_memlock(mm: Mm, profile: KernelProfile, length: int) -> bool:
+    """Would ``length`` more locked bytes break RLIMIT_MEMLOCK?"""
+    if profile.memlock_limit < 0:
+        return False
+    locked = sum(area.end - area.start for area in mm.space.areas if area.flags & VM_LOCKED)
+    return locked + length > profile.memlock_limit

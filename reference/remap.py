@@ -22,7 +22,7 @@ from spfreplay_reference.contract import (
     VM_SHARED,
     KernelProfile,
 )
-from spfreplay_reference.memory import Mm
+from spfreplay_reference.memory import Mm, over_memlock
 from spfreplay_reference.space import Area
 
 
@@ -42,7 +42,7 @@ def mremap(
     :return: its address.
     """
     aligned_old, aligned_new = page_align(old_length), page_align(new_length)
-    error = _bad_arguments(old, aligned_old, aligned_new, flags, target)
+    error = _bad_arguments(mm, old, aligned_old, aligned_new, flags, target)
     if error:
         return error
     if mm.space.at(old) is None:
@@ -88,7 +88,7 @@ def _resize_or_move(
         if length == old_length:
             return old
         return munmap(mm, profile, old + length, old_length - length) or old
-    error = _bad_mapping(profile, area, old, old_length, length, flags)
+    error = _bad_mapping(mm, profile, area, old, old_length, length, flags)
     if error:
         return error
     if moves:
@@ -103,7 +103,9 @@ def _resize_or_move(
     return _move(mm, profile, old, old_length, length, start, 0)
 
 
-def _bad_arguments(old: int, old_length: int, length: int, flags: int, target: int) -> int:
+def _bad_arguments(
+    mm: Mm, old: int, old_length: int, length: int, flags: int, target: int
+) -> int:
     if flags & ~(MREMAP_FIXED | MREMAP_MAYMOVE | MREMAP_DONTUNMAP) or old % PAGE_SIZE:
         return -EINVAL
     if not length or length > TASK_SIZE:
@@ -118,10 +120,13 @@ def _bad_arguments(old: int, old_length: int, length: int, flags: int, target: i
         old_end = (old + old_length) & 0xFFFF_FFFF_FFFF_FFFF
         if old_end > target and target + length > old:
             return -EINVAL
+        if len(mm.space.areas) + 2 >= mm.max_areas - 3:  # what a move may take
+            return -ENOMEM
     return 0
 
 
 def _bad_mapping(
+    mm: Mm,
     profile: KernelProfile,
     area: Area,
     old: int,
@@ -139,8 +144,7 @@ def _bad_mapping(
         return 0
     if area.flags & (VM_DONTEXPAND | VM_PFNMAP):
         return -EFAULT
-    locked = profile.memlock_limit >= 0 and area.flags & VM_LOCKED
-    if locked and length - old_length > profile.memlock_limit:
+    if area.flags & VM_LOCKED and over_memlock(mm, profile, length - old_length):
         return -EAGAIN
     return 0
 
@@ -175,11 +179,11 @@ def _move_to(
     placed: int | None,
 ) -> int:
     """MREMAP_FIXED and MREMAP_DONTUNMAP: what is at the destination goes first."""
-    if len(mm.space.areas) + 2 >= profile.max_map_count - 3:
-        return -ENOMEM
     if flags & MREMAP_FIXED:
         start: int | None = target
-        munmap(mm, profile, target, length)
+        error = munmap(mm, profile, target, length)
+        if error:
+            return error
         if mm.space.at(old) is None:  # it lay there itself (an old length that wraps)
             return -EFAULT
     else:

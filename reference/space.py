@@ -153,12 +153,12 @@ class Space:
         self.cut(end)
         self._splice(start, end, areas)
 
-    def change(self, area: Area, start: int, end: int, flags: int) -> Area:
-        """Give the part ``[start, end)`` of ``area`` other flags, merging if possible."""
-        piece = area.part(start, end)
-        piece.flags = flags
-        self.replace(start, end, [piece])
-        return self.merge(piece)
+    def fits_neighbour(self, area: Area, piece: Area) -> bool:
+        """May ``piece``, cut out of ``area``, become part of a neighbour of ``area``?"""
+        below, above = self._neighbours(area)
+        left = below is not None and _follows(below, piece) and _joins(piece, below)
+        right = above is not None and _follows(piece, above) and _joins(piece, above)
+        return left or right
 
     def merge(self, area: Area, *, left: bool = True, right: bool = True) -> Area:
         """Let ``area`` join its neighbours.  Return the area that it is in now."""

@@ -196,9 +196,10 @@ def do_huge_pmd_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
 
 def is_mapped_once(compound: Compound) -> bool:
     """Tell whether nobody but one PMD maps any page of ``compound``."""
-    return compound.mapcount == 1 and all(
-        page.mapcount == 1 for page in compound.pages.values()
-    )
+    pages = compound.pages
+    if compound.mapcount != 1 and len(pages) < HPAGE_PMD_NR:  # some are implied
+        return False
+    return all(page.mapcount == 1 for page in pages.values())
 
 
 def huge_pmd_set_accessed(task: Task, vmf: VmFault) -> Steps[int]:

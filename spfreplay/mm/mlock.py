@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
+from errno import EAGAIN, EFAULT, EINVAL, ENOMEM, EPERM
 
 from spfreplay.mm.gup import populate_vma_page_range
 from spfreplay.mm.steps import (
@@ -90,6 +90,8 @@ def sys_mlock(
     """
     if flags & ~MLOCK_ONFAULT:
         return -EINVAL
+    if not mm.kernel.profile.memlock_limit:
+        return -EPERM
     vm_flags = VM_LOCKED_MASK if flags & MLOCK_ONFAULT else VM_LOCKED
     length = length + (addr & 4095) + 4095 & 0xFFFF_FFFF_FFFF_F000
     start = addr & ~4095
@@ -237,9 +239,11 @@ def sys_mlockall(
     """
     if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
         return -EINVAL
+    limit = mm.kernel.profile.memlock_limit
+    if not limit:
+        return -EPERM
     yield LOCK, mm, MMAP_SEM
     mm.mmap_sem.write_lock(task)
-    limit = mm.kernel.profile.memlock_limit
     error = -ENOMEM
     if not flags & MCL_CURRENT or limit < 0 or mm.total_vm <= limit >> 12:
         error = yield from apply_mlockall_flags(task, mm, flags)

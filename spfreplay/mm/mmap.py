@@ -219,6 +219,8 @@ def do_mmap(
             return -EEXIST
     vm_flags = calc_vm_prot_bits(prot) | calc_vm_flag_bits(flags) | mm.def_flags
     vm_flags |= VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    if flags & MAP_LOCKED and not profile.memlock_limit:
+        return -EPERM
     if not mlock_future_ok(mm, vm_flags, length):
         return -EAGAIN
     kind = flags & MAP_TYPE

@@ -89,8 +89,6 @@ MIX = {
     c.OP_CACHE_DEL: 0.5,
 }  # fmt: skip
 MAX_TASKS = 9
-MAP_COUNTS = (65530,)
-MEMLOCK_LIMITS = (-1,)
 
 
 class Program(NamedTuple):
@@ -106,9 +104,9 @@ def random_profile(rng):
         thp_enabled=rng.choice(("madvise", "madvise", "always", "never")),
         thp_zero_page=rng.random() < 0.8,
         overcommit_memory=rng.choice((0, 0, 1, 2)),
-        max_map_count=rng.choice(MAP_COUNTS),
+        max_map_count=rng.choice((65530, 65530, 30, 14)),
         stack_limit=rng.choice((8 << 20, 12 * PAGE, 300 * PAGE, -1)),
-        memlock_limit=rng.choice(MEMLOCK_LIMITS),
+        memlock_limit=rng.choice((-1, -1, 64 * PAGE, 0)),
     )
 
 
@@ -132,9 +130,34 @@ class Writer:
         events = [self.event(c.OP_EXEC, 1, c.MM_NONE, 0, image)]
         if self.rng.random() < 0.7:  # two threads: else nothing speculates
             events.append(self.fork(1))
+        events += self.room()
         while len(events) <= count:
+            if self.rng.random() < 0.01:
+                events += self.room()
             op = self.rng.choices(list(MIX), list(MIX.values()))[0]
             events += self.some(op, self.rng.choice(sorted(self.mm_of)))
+        return events
+
+    def room(self):
+        """Return events that map a good deal of memory, some of it for huge pages."""
+        rng = self.rng
+        tid = rng.choice(sorted(self.mm_of))
+        kind = c.MAP_PRIVATE | c.MAP_ANONYMOUS | c.MAP_FIXED
+        wanted = rng.sample(
+            ((BASE, 64), (HUGE, 1024), (HUGE, 1536), (STACK - 64 * PAGE, 32)), 2
+        )
+        events = []
+        for address, pages in wanted:
+            self.areas.append((address, pages))
+            length = pages * PAGE
+            events.append(
+                self.event(c.OP_MMAP, tid, self.mm_of[tid], address, length, 3, kind, -1, 0)
+            )
+            if address == HUGE:
+                advice = c.MADV_HUGEPAGE
+                events.append(
+                    self.event(c.OP_MADVISE, tid, self.mm_of[tid], address, length, advice)
+                )
         return events
 
     def event(self, op, tid, mm, *arguments):
@@ -179,7 +202,7 @@ class Writer:
         if rng.random() < 0.02:
             return rng.choice(ODD_ADDRESSES)
         first, pages = rng.choice(self.areas[-10:])
-        if rng.random() < 0.15:
+        if rng.random() < 0.05:
             return STACK - rng.choice((1, 2, 5, 30, 100, 280)) * PAGE
         return first + rng.randrange(-1, pages + 1) * PAGE + rng.choice((0, 0, 8, PAGE - 1))
 
