@@ -144,8 +144,7 @@ class Mm:
                 self.space.cut(addr)
         self.split_huge_at(start)
         self.split_huge_at(end)
-        self.space.replace(start, end, [piece])
-        return self.space.merge(piece)
+        return self.space.change(area, start, end, flags)
 
     def free_tables(self, start: int, end: int) -> None:
         """Forget the page tables in ``[start, end)`` that no area reaches any more."""

@@ -153,6 +153,13 @@ class Space:
         self.cut(end)
         self._splice(start, end, areas)
 
+    def change(self, area: Area, start: int, end: int, flags: int) -> Area:
+        """Give the part ``[start, end)`` of ``area`` other flags, merging if possible."""
+        piece = area.part(start, end)
+        piece.flags = flags
+        self.replace(start, end, [piece])
+        return self.merge(piece)
+
     def fits_neighbour(self, area: Area, piece: Area) -> bool:
         """May ``piece``, cut out of ``area``, become part of a neighbour of ``area``?"""
         below, above = self._neighbours(area)
