@@ -1,0 +1,420 @@
+"""Threads against the legal set: run small concurrent programs on the running kernel.
+
+Each program prepares a private range, then two or three pinned threads touch
+and change it at the same time.  What the kernel makes of it (every result, the
+lines of maps, kind and content of every page) must be among what the locked
+reference allows for the times that were recorded.
+
+    python tests/live/concurrent.py --programs 20000 --seed 1
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections import Counter
+from multiprocessing import Pool
+from pathlib import Path
+from typing import NamedTuple
+
+from spfreplay.oracle.kernel import this_kernel
+from spfreplay_reference import contract as c
+from spfreplay_reference import legal
+from spfreplay_reference.engine import LockedKernel
+
+SOURCE = Path(__file__).parents[1] / "programs" / "concurrent.c"
+PAGE = c.PAGE_SIZE
+PAGES = 48
+#: One range inside a page table, one across the border of two.
+BASES = (0x2000_0000_0000 + 64 * PAGE, 0x2000_0040_0000 - 24 * PAGE)
+STORE, LOAD, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP = range(7)
+NAMES = ("store", "load", "mmap", "munmap", "mprotect", "madvise", "mremap")
+CODES = (
+    c.OP_ACCESS, c.OP_ACCESS, c.OP_MMAP, c.OP_MUNMAP, c.OP_MPROTECT, c.OP_MADVISE, c.OP_MREMAP,
+)  # fmt: skip
+RW = c.PROT_READ | c.PROT_WRITE
+FIXED = c.MAP_FIXED | c.MAP_ANONYMOUS
+MM = 1
+#: -(signal << 8 | si_code) of the C program -> what the reference says
+SIGNALS = {
+    -(11 << 8 | 1): -c.OUT_SEGV_MAPERR,
+    -(11 << 8 | 2): -c.OUT_SEGV_ACCERR,
+    -(7 << 8 | 2): -c.OUT_SIGBUS,
+}
+
+
+class Op(NamedTuple):
+    kind: int
+    args: tuple[int, ...]
+    delay: int = 0  # rounds of an empty loop before it
+
+    def text(self, base: int) -> str:
+        """Print it with addresses relative to the private range."""
+        return (
+            f"{NAMES[self.kind]}("
+            + ", ".join(
+                f"+{a - base:#x}" if base <= a <= base + PAGES * PAGE else f"{a:#x}"
+                for a in self.args
+            )
+            + ")"
+        )
+
+
+class Program(NamedTuple):
+    base: int
+    setup: tuple[Op, ...]
+    threads: tuple[tuple[Op, ...], ...]
+
+    def operations(self) -> list[tuple[int, Op]]:
+        """Return (thread, op); the setup is thread -1."""
+        ops = [(-1, op) for op in self.setup]
+        return ops + [(i, op) for i, thread in enumerate(self.threads) for op in thread]
+
+
+class Seen(NamedTuple):
+    """What the kernel made of a program; times and results as in ``operations()``."""
+
+    times: tuple[tuple[int, int], ...]
+    results: tuple[int, ...]
+    lines: tuple[tuple[int, int, int, int], ...]  # start, end, rights, offset
+    pages: tuple[tuple[int, int, int], ...]  # vpn, kind, content
+
+
+# -- programs ---------------------------------------------------------------
+
+
+class Maker:
+    """Make one random program: few pages, so that threads meet."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.base = self.random.choice(BASES)
+        self.low = self.random.randrange(0, PAGES - 16)
+        if self.base == BASES[1] and self.random.random() < 0.7:
+            self.low = 24 - self.random.randrange(1, 8)
+        self.width = self.random.choice((1, 2, 4, 8, 12))
+        self.stores = 0
+
+    def program(self) -> Program:
+        setup = [self._map() for _ in range(self.random.choice((1, 1, 1, 2, 3)))]
+        setup += [self._touch() for _ in range(self.random.randrange(0, 5))]
+        count = self.random.choice((2, 2, 3))
+        most = 4 if count == 2 else 3
+        threads = [
+            tuple(self._op() for _ in range(self.random.randrange(1, most + 1)))
+            for _ in range(count)
+        ]
+        return _numbered(Program(self.base, tuple(setup), tuple(threads)))
+
+    def _page(self) -> int:
+        return self.base + (self.low + self.random.randrange(self.width)) * PAGE
+
+    def _range(self) -> tuple[int, int]:
+        """Return a range that touches the hot pages."""
+        start = self._page()
+        length = self.random.choice((1, 1, 2, 3, 5, 8, 12))
+        if self.random.random() < 0.3:
+            start -= self.random.randrange(0, 4) * PAGE
+        start = max(start, self.base)
+        return start, min(length * PAGE, self.base + PAGES * PAGE - start)
+
+    def _map(self) -> Op:
+        start = max(self.base, self.base + (self.low - self.random.randrange(0, 4)) * PAGE)
+        length = min(
+            self.width + self.random.randrange(0, 8), PAGES - (start - self.base) // PAGE
+        )
+        prot = self.random.choice((RW, RW, RW, c.PROT_READ, c.PROT_NONE))
+        shared = self.random.random() < 0.25
+        flags = FIXED | (c.MAP_SHARED if shared else c.MAP_PRIVATE)
+        return Op(MMAP, (start, max(1, length) * PAGE, prot, flags, -1, 0))
+
+    def _touch(self) -> Op:
+        kind = self.random.choice((STORE, STORE, LOAD))
+        return Op(kind, (self._page(), 0), self._delay())
+
+    def _delay(self) -> int:
+        return self.random.choice(
+            (0, 0, self.random.randrange(200), self.random.randrange(1500))
+        )
+
+    def _op(self) -> Op:
+        draw = self.random.random()
+        if draw < 0.5:
+            return self._touch()
+        start, length = self._range()
+        delay = self._delay()
+        if draw < 0.62:
+            advice = self.random.choice((c.MADV_DONTNEED, c.MADV_DONTNEED, c.MADV_FREE))
+            return Op(MADVISE, (start, length, advice), delay)
+        if draw < 0.76:
+            prot = self.random.choice((c.PROT_NONE, c.PROT_READ, RW, RW))
+            return Op(MPROTECT, (start, length, prot), delay)
+        if draw < 0.84:
+            return Op(MUNMAP, (start, length), delay)
+        if draw < 0.93:
+            return self._map()._replace(delay=delay)
+        return self._mremap(start, length, delay)
+
+    def _mremap(self, start: int, length: int, delay: int) -> Op:
+        end = self.base + PAGES * PAGE
+        if self.random.random() < 0.3:
+            new = min(end - start, max(PAGE, length + self.random.randrange(-3, 4) * PAGE))
+            return Op(MREMAP, (start, length, new, 0, 0), delay)
+        target = self.random.choice((self._page(), self._range()[0], self.base))
+        new = self.random.choice((length, length, max(PAGE, length - PAGE), length + PAGE))
+        new = min(new, end - target)
+        flags = c.MREMAP_MAYMOVE | c.MREMAP_FIXED
+        return Op(MREMAP, (start, length, new, flags, target), delay)
+
+
+def _numbered(program: Program) -> Program:
+    """Let each store write the number of its operation, plus 1."""
+    numbers = iter(range(1 << 30))
+
+    def number(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+        return tuple(
+            op._replace(args=(op.args[0], n + 1)) if op.kind == STORE else op
+            for op, n in zip(ops, numbers, strict=False)
+        )
+
+    # zip takes one number more than ops if the ops come second: here they come first,
+    # so each call ends without taking a number.
+    setup = number(program.setup)
+    return Program(program.base, setup, tuple(map(number, program.threads)))
+
+
+# -- the kernel's side ------------------------------------------------------
+
+
+def build(directory: str) -> str:
+    """Compile the C program.  :raises subprocess.CalledProcessError:"""
+    target = f"{directory}/concurrent"
+    command = ["gcc", "-O2", "-pthread", str(SOURCE), "-o", target]
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+def run(binary: str, programs: list[Program]) -> list[Seen]:
+    """Let the kernel run programs one after the other in one process."""
+    words = array("Q")
+    for program in programs:
+        words.extend((program.base, PAGES, len(program.threads)))
+        for part in (program.setup, *program.threads):
+            words.append(len(part))
+            for op in part:
+                args = [a & (1 << 64) - 1 for a in op.args]
+                words.extend((op.kind, op.delay, *args, *[0] * (6 - len(args))))
+    done = subprocess.run([binary], input=words.tobytes(), capture_output=True, check=True)
+    words = iter(array("q", done.stdout))
+    return [_seen(words, program) for program in programs]
+
+
+def _seen(words, program: Program) -> Seen:
+    times, results = [], []
+    for _, op in program.operations():
+        times.append((next(words), next(words)))
+        ret = next(words)
+        results.append(SIGNALS.get(ret, ret) if op.kind in (STORE, LOAD) else ret)
+    lines = []
+    while start := next(words):
+        lines.append((start, next(words), next(words), next(words)))
+    pages = []
+    while vpn := next(words):
+        pages.append((vpn, next(words), next(words)))
+    return Seen(tuple(times), tuple(results), tuple(lines), tuple(pages))
+
+
+# -- the reference's side ---------------------------------------------------
+
+
+class Judged(NamedTuple):
+    """How one program stands to its legal set."""
+
+    inside: bool | None  # None = unknown: the budget ran out
+    overlaps: bool
+    outcomes: int
+    images: int
+    serial: bool  # it is what comes of one operation after the other, as they began
+    states: int
+
+
+def visible(outcome: legal.Outcome):
+    """Return of an outcome what the kernel shows of it: results, maps, pages."""
+    return outcome.results, shown(outcome.images[0])
+
+
+def shown(image: legal.FrozenImage):
+    lines = tuple(
+        (
+            r.start,
+            r.end,
+            r.flags & 7 | (8 if r.flags & c.VM_MAYSHARE else 0),
+            r.pgoff << 12 if r.flags & c.VM_SHARED else 0,
+        )
+        for r in image.regions
+    )
+    pages = tuple((p.vpn, p.word & c.KIND_MASK, p.word >> c.CONTENT_SHIFT) for p in image.pages)
+    return lines, pages
+
+
+def operation(number: int, thread: int, op: Op, times: tuple[int, int]) -> legal.Operation:
+    args = op.args
+    if op.kind in (STORE, LOAD):
+        args = (args[0], c.X86_PF_USER | (c.X86_PF_WRITE if op.kind == STORE else 0))
+    elif op.kind == MPROTECT:
+        args = (*args, -1)
+    return legal.Operation(thread, *times, CODES[op.kind], MM, args, number)
+
+
+def window(program: Program, seen: Seen) -> tuple[LockedKernel, list[legal.Operation]]:
+    """Return the state after the setup, and the operations of the threads."""
+    kernel = LockedKernel(this_kernel(), ())
+    kernel.exec(0, c.MM_NONE, 1, MM, c.InitialImage((), (), 0, 0))
+    ops = [
+        operation(number, thread, op, seen.times[number])
+        for number, (thread, op) in enumerate(program.operations())
+    ]
+    before = len(program.setup)
+    if before:
+        one = legal.legal_set(kernel, [each._replace(thread=0) for each in ops[:before]])
+        (only,) = one.outcomes
+        assert only.results == seen.results[:before], "the setup went another way"
+        for each in ops[:before]:
+            _do(kernel, each)
+    return kernel, ops[before:]
+
+
+def _do(kernel: LockedKernel, each: legal.Operation) -> None:
+    if each.op == c.OP_ACCESS:
+        kernel.access(each.stamp, MM, each.thread, *each.args)
+    else:
+        args = (*each.args, 0, 0, 0, 0)[:6]
+        kernel.call(each.stamp, each.op, MM, each.thread, *args, each.ret)
+
+
+def judge(program: Program, seen: Seen, budget: int = legal.BUDGET, relax=()) -> Judged:
+    """Compare what the kernel made of a program with what it may make of it."""
+    kernel, ops = window(program, seen)
+    allowed = legal.legal_set(kernel, ops, budget=budget, relaxations=relax)
+    ways = {visible(outcome) for outcome in allowed.outcomes}
+    actual = seen.results[len(program.setup) :], (seen.lines, seen.pages)
+    inside: bool | None = actual in ways
+    if not inside and not allowed.complete:
+        inside = None
+    by_start = sorted(range(len(ops)), key=lambda i: (ops[i].enter, ops[i].exit))
+    stamps = {i: ops[i]._replace(enter=2 * at, exit=2 * at) for at, i in enumerate(by_start)}
+    (serial,) = legal.legal_set(kernel, [stamps[i] for i in range(len(ops))]).outcomes
+    return Judged(
+        inside,
+        any(a.exit >= b.enter for a, b in _neighbours(ops, by_start)),
+        len(ways),
+        len({image for _, image in ways}),
+        visible(serial) == actual,
+        allowed.states,
+    )
+
+
+def _neighbours(ops, by_start):
+    """Yield pairs of different threads, one of which may still run as the other begins."""
+    for place, i in enumerate(by_start):
+        for j in by_start[:place]:
+            if ops[i].thread != ops[j].thread:
+                yield ops[j], ops[i]
+
+
+def story(program: Program, seen: Seen) -> str:
+    """Tell a program and what the kernel made of it."""
+    begin = min((t for t, _ in seen.times[len(program.setup) :]), default=0)
+    text = [f"base {program.base:#x}"]
+    for number, (thread, op) in enumerate(program.operations()):
+        start, end = (t - begin for t in seen.times[number])
+        who = "setup   " if thread < 0 else f"thread {thread}"
+        when = "" if thread < 0 else f" [{start}, {end}]"
+        text.append(
+            f"  #{number} {who} {op.text(program.base)} -> {seen.results[number]:#x}{when}"
+        )
+    for start, end, rights, offset in seen.lines:
+        text.append(
+            f"  maps +{start - program.base:x}-+{end - program.base:x} {rights} {offset:x}"
+        )
+    for vpn, kind, content in seen.pages:
+        name = c.KIND_NAMES[kind]
+        text.append(f"  page +{(vpn << 12) - program.base:x} {name} {content:#x}")
+    return "\n".join(text)
+
+
+# -- many programs ----------------------------------------------------------
+
+BATCH = 500
+
+
+def make(seed: int, numbers: range) -> list[Program]:
+    return [Maker(seed * 10_000_019 + n).program() for n in numbers]
+
+
+def _judge_one(pair: tuple[Program, Seen]) -> Judged:
+    return judge(*pair)
+
+
+def campaign(programs: int, seed: int, jobs: int, report) -> tuple[Counter, list[str]]:
+    """Run and judge programs.  :return: the table's numbers, the stories of those outside."""
+    table: Counter = Counter()
+    outside: list[str] = []
+    with tempfile.TemporaryDirectory() as directory, Pool(jobs) as pool:
+        binary = build(directory)
+        for first in range(0, programs, BATCH):
+            numbers = range(first, min(programs, first + BATCH))
+            batch = make(seed, numbers)
+            pairs = list(zip(batch, run(binary, batch), strict=True))
+            for number, pair, got in zip(
+                numbers, pairs, pool.imap(_judge_one, pairs, 16), strict=True
+            ):
+                count(table, pair[0], got)
+                if got.inside is False:
+                    outside.append(f"seed {seed} program {number}: {got}\n{story(*pair)}")
+            report(table)
+    return table, outside
+
+
+def count(table: Counter, program: Program, got: Judged) -> None:
+    table["programs"] += 1
+    table[f"of {len(program.threads)} threads"] += 1
+    table["operations"] += sum(map(len, program.threads))
+    table["with overlap"] += got.overlaps
+    table["more than one legal outcome"] += got.outcomes > 1
+    table["more than one legal image"] += got.images > 1
+    table["not the outcome of the order of their starts"] += not got.serial
+    table["unknown (budget)"] += got.inside is None
+    table["outside the legal set"] += got.inside is False
+    table["most states"] = max(table["most states"], got.states)
+    table["most outcomes"] = max(table["most outcomes"], got.outcomes)
+    for thread in program.threads:
+        table.update(f"op {NAMES[op.kind]}" for op in thread)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--programs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("-j", type=int, default=2)
+    options = parser.parse_args()
+    begin = time.monotonic()
+
+    def report(table: Counter) -> None:
+        rate = table["programs"] / (time.monotonic() - begin)
+        bad = table["outside the legal set"]
+        print(f"{table['programs']} programs, {rate:.0f}/s, {bad} outside", file=sys.stderr)
+
+    table, outside = campaign(options.programs, options.seed, options.j, report)
+    for text in outside:
+        print(text)
+    for name, number in table.items():
+        print(f"{number:10} {name}")
+    return bool(outside)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
