@@ -111,7 +111,9 @@ def __handle_speculative_fault(
     """
     vmf = task.vmf
     # Nobody may drop a mmap_sem that is not held on our behalf.
-    vmf.flags = flags & ~(FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE) | FAULT_FLAG_SPECULATIVE
+    flags &= ~(FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE)
+    flags |= FAULT_FLAG_SPECULATIVE
+    vmf.flags = flags
     vmf.address = address
     vmf.outcome = 0
     vma = yield from get_vma(task, mm, address)  # 1
