@@ -31,6 +31,8 @@ KPF_COMPOUND_TAIL: Final = 1 << 16
 KPF_ZERO_PAGE: Final = 1 << 24
 
 PAGEMAP_SCAN: Final = 0xC060_6610
+PAGE_IS_PRESENT: Final = 1 << 3
+PAGE_IS_SWAPPED: Final = 1 << 4
 PAGE_IS_PFNZERO: Final = 1 << 5
 PAGE_IS_HUGE: Final = 1 << 6
 
@@ -116,15 +118,18 @@ def read_text(path: str) -> str:
         return file.read().decode("utf-8", "surrogateescape")
 
 
-def read_snapshot(pid: int, reason: str, known: set[tuple[int, int, int]]) -> Snapshot:
+def read_snapshot(
+    pid: int, reason: str, known: set[tuple[int, int, int]], tid: int = 0
+) -> Snapshot:
     """Read everything of ``pid`` that a checkpoint keeps.
 
     ``known`` are the files whose stat is not needed again; it grows.
+    ``tid`` is the thread to read through if the first one may have ended.
     Context: all threads of ``pid`` stopped or dead, its mm attached.
     :raises OSError: the process is gone.
     """
     snapshot = Snapshot(time.clock_gettime_ns(time.CLOCK_MONOTONIC), pid, reason)
-    base = f"/proc/{pid}"
+    base = f"/proc/{tid or pid}"
     snapshot.lines = parse_maps(read_text(f"{base}/smaps"))
     _read_status(snapshot, base)
     with suppress(OSError):
@@ -162,14 +167,27 @@ def _read_pages(snapshot: Snapshot, base: str) -> None:
         words: list[int] = []
         for line in snapshot.lines:
             if "pf" not in line.vmflags:
-                _read_pagemap(fd, line.start >> 12, line.end >> 12, snapshot.vpns, words)
+                for first, end in _worth_reading(fd, line.start >> 12, line.end >> 12):
+                    _read_pagemap(fd, first, end, snapshot.vpns, words)
         privileged = _read_frames(snapshot, words)
         snapshot.pagemap = array("Q", [word & ~PM_PFN for word in words])
-        snapshot.huge = scan_pagemap(fd, PAGE_IS_HUGE)
+        snapshot.huge = scan_pagemap(fd, PAGE_IS_HUGE) or []
         if not privileged:
-            snapshot.zero = scan_pagemap(fd, PAGE_IS_PFNZERO)
+            snapshot.zero = scan_pagemap(fd, PAGE_IS_PFNZERO) or []
     finally:
         os.close(fd)
+
+
+def _worth_reading(fd: int, first: int, end: int) -> list[tuple[int, int]]:
+    """Return the vpn ranges to read; of a large mapping only those with pages.
+
+    Reservations of terabytes are common (sanitizers, collectors), and pagemap has
+    a word for each of their pages.
+    """
+    if end - first <= _CHUNK:
+        return [(first, end)]
+    found = scan_pagemap(fd, PAGE_IS_PRESENT, first, end, PAGE_IS_SWAPPED)
+    return [(first, end)] if found is None else found
 
 
 def _read_pagemap(fd: int, first: int, end: int, vpns: array[int], words: list[int]) -> None:
@@ -231,26 +249,32 @@ def read_frame_words(fd: int, frames: list[int]) -> array[int]:
     return out
 
 
-def scan_pagemap(fd: int, category: int) -> list[tuple[int, int]]:
-    """Return the vpn ranges of a category; [] where the kernel lacks it (< 6.7)."""
+def scan_pagemap(
+    fd: int, category: int, first: int = 0, end: int = 0x7_FFFF_FFFF, or_category: int = 0
+) -> list[tuple[int, int]] | None:
+    """Return the vpn ranges of one or the other category, ascending.
+
+    :return: None where the kernel lacks the call (< 6.7).
+    """
     room = 512
     vector = (ctypes.c_uint64 * (3 * room))()
     found: list[tuple[int, int]] = []
-    start, end = 0, 0x7FFF_FFFF_F000
-    while start < end:
+    start, stop = first << 12, end << 12
+    both = category | or_category
+    while start < stop:
         request = bytearray(
             struct.pack(
-                "<12Q", 96, 0, start, end, 0, ctypes.addressof(vector), room, 0, 0,
-                category, 0, category,
+                "<12Q", 96, 0, start, stop, 0, ctypes.addressof(vector), room, 0, 0,
+                0, both, category,
             )
         )  # fmt: skip
         try:
             count = fcntl.ioctl(fd, PAGEMAP_SCAN, request)
         except OSError:
-            return found
+            return None
         for index in range(count):
-            first, last, _ = vector[3 * index : 3 * index + 3]
-            found.append((first >> 12, last >> 12))
+            low, high, _ = vector[3 * index : 3 * index + 3]
+            found.append((low >> 12, high >> 12))
         walked = struct.unpack_from("<Q", request, 32)[0]
         if walked <= start:
             break

@@ -23,9 +23,17 @@ from spfreplay.record.tracefs import Drainer, TraceInstance
 
 #: How long (s) the other threads of an exiting process may take to die.
 EXIT_PATIENCE: Final = 1.0
+#: How long (s) a thread may show no sign of dying before it counts as going on.
+SIGN_PATIENCE: Final = 0.05
 #: How long (s) after Ctrl-C the program may take to end by itself.
 GRACE: Final = 2.0
+_SYS_EXIT: Final = "60"  # x86-64
+_PF_EXITING: Final = 0x4
 _SIGKILL_BIT: Final = 1 << (signal.SIGKILL - 1)
+_TRACED: Final = (
+    pt.PTRACE_O_TRACEEXEC | pt.PTRACE_O_TRACEEXIT | pt.PTRACE_O_TRACEFORK
+    | pt.PTRACE_O_TRACEVFORK | pt.PTRACE_O_EXITKILL
+)  # fmt: skip
 _STOPS: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
@@ -115,6 +123,9 @@ class Session:
         self._cpus = sorted(os.sched_getaffinity(0))
         self._turn = 1
         self._gone: set[int] = set()
+        self._ended: set[int] = set()  # threads that stopped at their end
+        self._closed: set[int] = set()  # processes that have an exit checkpoint
+        self._leaderless: set[int] = set()  # processes whose first thread has ended
         self._interrupts = 0
         self._waiting = False
         self._deadline = 0.0
@@ -178,10 +189,7 @@ class Session:
             os._exit(127)
 
     def _seize(self, child: int) -> None:
-        flags = (
-            pt.PTRACE_O_TRACEEXEC | pt.PTRACE_O_TRACEEXIT | pt.PTRACE_O_TRACEFORK
-            | pt.PTRACE_O_TRACEVFORK | pt.PTRACE_O_EXITKILL
-        )  # fmt: skip
+        flags = _TRACED
         if self.options.pin_cpus or self.options.follow_threads:
             flags |= pt.PTRACE_O_TRACECLONE
         try:
@@ -274,7 +282,8 @@ class Session:
                 self.run.status = os.waitstatus_to_exitcode(status)
             return
         sig, event = os.WSTOPSIG(status), status >> 16
-        with suppress(ProcessLookupError):
+        # A stopped tracee may still be killed: it is then gone from /proc.
+        with suppress(ProcessLookupError, FileNotFoundError):
             if event == 0:
                 pt.ptrace(pt.PTRACE_CONT, pid, 0, sig)
             elif event == pt.PTRACE_EVENT_STOP and sig in _STOPS:
@@ -285,31 +294,38 @@ class Session:
     def _event(self, pid: int, event: int) -> None:
         if event in (pt.PTRACE_EVENT_FORK, pt.PTRACE_EVENT_VFORK):
             child = pt.event_message(pid)
+            for known in (self._ended, self._closed, self._leaderless):
+                known.discard(child)  # a number used again
             self.run.processes[child] = "fork" if event == pt.PTRACE_EVENT_FORK else "vfork"
             if child not in self._gone:
                 self.live.add(child)
         elif event == pt.PTRACE_EVENT_EXEC:
             self._executed.add(pid)
-            self._snapshot(pid, "exec")
+            # In a thread's exec its process lost the first thread, and has one again.
+            self._leaderless.discard(pid)
+            self._gone.discard(pid)
+            self._ended.discard(pid)
+            self.live.add(pid)
+            self._snapshot(pid, pid, "exec")
         elif event == pt.PTRACE_EVENT_EXIT:
             self._exiting(pid)
         elif (
             event == pt.PTRACE_EVENT_STOP
             and pid not in self.run.processes
-            and not self._is_leader(pid)
+            and (leader := self._leader_of(pid)) != pid
         ):
             self._place(pid)
-            if not self.options.follow_threads:
+            if not self.options.follow_threads and leader not in self._leaderless:
                 pt.ptrace(pt.PTRACE_DETACH, pid)
                 return
         pt.ptrace(pt.PTRACE_CONT, pid)
 
     @staticmethod
-    def _is_leader(pid: int) -> bool:
-        for row in read_text(f"/proc/{pid}/status").splitlines():
+    def _leader_of(tid: int) -> int:
+        for row in read_text(f"/proc/{tid}/status").splitlines():
             if row.startswith("Tgid:"):
-                return int(row[5:]) == pid
-        return True
+                return int(row[5:])
+        return tid
 
     def _place(self, tid: int) -> None:
         """Give a new thread the next CPU in turn."""
@@ -333,7 +349,7 @@ class Session:
 
     def request_checkpoints(self) -> None:
         """Ask every process to stop for a mid-run checkpoint."""
-        for pid in tuple(self.live):
+        for pid in tuple(self.live - self._leaderless):
             if pid in self._executed or self.run.processes.get(pid) == "fork":
                 self._asked.add(pid)
                 with suppress(ProcessLookupError):
@@ -342,6 +358,10 @@ class Session:
     def _stopped(self, pid: int) -> None:
         """A group stop: ours (checkpoint, go on) or the user's (stay stopped)."""
         if pid not in self._asked:
+            leader = self._leader_of(pid)
+            if leader in self._leaderless & self._asked:
+                self._asked.discard(leader)  # it left after we had asked
+                os.kill(leader, signal.SIGCONT)
             pt.ptrace(pt.PTRACE_LISTEN, pid)
             return
         self._asked.discard(pid)
@@ -349,59 +369,118 @@ class Session:
         while not self._tasks_in(pid, "Tt") and time.monotonic() < deadline:
             time.sleep(0.0002)
         if self._tasks_in(pid, "Tt"):
-            self._snapshot(pid, "stop")
+            self._snapshot(pid, pid, "stop")
         else:
             self.run.missed += 1
         os.kill(pid, signal.SIGCONT)
         pt.ptrace(pt.PTRACE_CONT, pid)
 
-    def _exiting(self, pid: int) -> None:
-        """The leader is about to exit; its address space is still there."""
-        if not self._is_leader(pid):
-            return  # a followed thread
+    def _exiting(self, tid: int) -> None:
+        """A thread is about to exit; its address space is still there.
+
+        The checkpoint is taken at the end of the first thread, the others being
+        dead, or at that of the last if the first one left before it.
+        """
+        pid = self._leader_of(tid)
         if self.run.processes.get(pid) == "vfork" and pid not in self._executed:
             return  # still its parent's address space, which may be in use
+        self._ended.add(tid)
         deadline = time.monotonic() + EXIT_PATIENCE
-        while not self._tasks_in(pid, "ZX"):
-            if time.monotonic() > deadline or not self._others_dying(pid):
-                self.run.missed += 1  # only the first thread ends: not the process
+        if tid != pid:
+            if pid in self._leaderless and self._is_last(pid, tid, deadline):
+                self._snapshot(tid, pid, "exit")
+            return
+        signless = 0.0
+        while living := self._living(pid, pid):
+            self._serve_threads(living)
+            now = time.monotonic()
+            dying = all(self._dying(pid, one) for one in living)
+            signless = 0.0 if dying else signless or now
+            if not dying and pid not in self._leaderless:
+                self._leaderless.add(pid)
+                self._adopt(tid, living)
+            if now > deadline or (signless and now > signless + SIGN_PATIENCE):
                 return
             time.sleep(0.0005)
-        self._snapshot(pid, "exit")
+        if pid not in self._closed:
+            self._snapshot(pid, pid, "exit")
+
+    def _is_last(self, pid: int, tid: int, deadline: float) -> bool:
+        """Tell whether ``tid`` is the last thread, having waited for dying ones."""
+        while living := self._living(pid, tid):
+            if time.monotonic() > deadline:
+                return False
+            if not all(self._dying(pid, one) for one in living):
+                return False
+            time.sleep(0.0005)
+        return True
+
+    def _serve_threads(self, tids: list[int]) -> None:
+        """Let traced threads go on that stopped at their own end meanwhile."""
+        for tid in tids:
+            with suppress(ChildProcessError):
+                pid, status = os.waitpid(tid, pt.WALL | os.WNOHANG)
+                if pid:
+                    self._handle(pid, status)
+
+    def _adopt(self, leader: int, tids: list[int]) -> None:
+        """Trace the threads that go on without their first one, for the last's exit.
+
+        That is where main ends by pthread_exit.  Where another thread execs, the
+        first one is killed, and to seize that other one would wait for its exec,
+        which waits for us: such a program is lost unless threads are followed.
+        """
+        if not self._in_exit(leader):
+            self.run.missed += not self.options.follow_threads
+            return
+        for tid in tids:
+            with suppress(OSError):  # already traced, or gone
+                pt.ptrace(pt.PTRACE_SEIZE, tid, 0, _TRACED | pt.PTRACE_O_TRACECLONE)
+
+    @staticmethod
+    def _in_exit(tid: int) -> bool:
+        """Tell whether a stopped thread ends because it called exit itself."""
+        with suppress(OSError):
+            return read_text(f"/proc/{tid}/syscall").split()[0] == _SYS_EXIT
+        return False
+
+    def _living(self, pid: int, but: int) -> list[int]:
+        """Return the threads of ``pid`` except ``but`` that are not dead."""
+        tids = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != but]
+        return [tid for tid in tids if self._state(pid, tid)[0] not in "ZX"]
+
+    @staticmethod
+    def _state(pid: int, tid: int) -> tuple[str, int]:
+        """Return state and PF_ flags of a thread; X if it is gone."""
+        try:
+            row = read_text(f"/proc/{pid}/task/{tid}/stat")
+        except OSError:
+            return "X", 0
+        fields = row.rsplit(")", 1)[1].split()
+        return fields[0], int(fields[6])
+
+    def _dying(self, pid: int, tid: int) -> bool:
+        """Tell whether a thread has SIGKILL pending or is past it (exit_group)."""
+        state, flags = self._state(pid, tid)
+        if tid in self._ended or state in "ZX" or flags & _PF_EXITING:
+            return True
+        with suppress(OSError):
+            for row in read_text(f"/proc/{pid}/task/{tid}/status").splitlines():
+                if row.startswith("SigPnd:") and int(row[7:], 16) & _SIGKILL_BIT:
+                    return True
+        return False
 
     def _tasks_in(self, pid: int, states: str) -> bool:
-        """True if all tasks of ``pid`` but the leader are in ``states``."""
-        for name in os.listdir(f"/proc/{pid}/task"):
-            if int(name) == pid:
-                continue
-            with suppress(OSError):
-                row = read_text(f"/proc/{pid}/task/{name}/stat")
-                if row.rsplit(")", 1)[1].split()[0] not in states:
-                    return False
-        return True
+        """True if all tasks of ``pid`` but the leader are in ``states``, or dead."""
+        return all(self._state(pid, tid)[0] in states for tid in self._living(pid, pid))
 
-    def _others_dying(self, pid: int) -> bool:
-        """True if a thread has SIGKILL pending or is past it (exit_group)."""
-        for name in os.listdir(f"/proc/{pid}/task"):
-            if int(name) == pid:
-                continue
-            with suppress(OSError):
-                status = read_text(f"/proc/{pid}/task/{name}/status")
-                stat = read_text(f"/proc/{pid}/task/{name}/stat")
-                fields = stat.rsplit(")", 1)[1].split()
-                exiting = int(fields[6]) & 0x4  # PF_EXITING
-                for row in status.splitlines():
-                    if row.startswith("SigPnd:") and int(row[7:], 16) & _SIGKILL_BIT:
-                        return True
-                if exiting:
-                    return True
-                if fields[0] not in "ZX":
-                    return False
-        return True
-
-    def _snapshot(self, pid: int, reason: str) -> None:
+    def _snapshot(self, tid: int, pid: int, reason: str) -> None:
+        """Read the address space of ``pid`` through its thread ``tid``."""
         try:
-            self.run.snapshots.append(read_snapshot(pid, reason, self._known))
+            self.run.snapshots.append(read_snapshot(pid, reason, self._known, tid))
         except OSError as error:
             self.run.missed += 1
             self._note(f"no {reason} checkpoint of process {pid}: {error.strerror}")
+        else:
+            if reason == "exit":
+                self._closed.add(pid)

@@ -31,7 +31,7 @@ CLI = [sys.executable, "-c", "from spfreplay.cli.record import record; record()"
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
-    for name in ("cstress", "faultheavy", "forkcow", "thp", "gup"):
+    for name in ("cstress", "faultheavy", "forkcow", "thp", "gup", "mainexit"):
         source = PROGRAMS / f"{name}.c"
         subprocess.run(["gcc", "-O1", "-pthread", "-o", folder / name, source], check=True)
     return folder
@@ -133,6 +133,29 @@ def test_mid_run_checkpoints_are_taken_and_the_program_ends_well(programs):
     assert recording.status == 0
     assert (reasons["exec"], reasons["exit"]) == (1, 1)
     assert reasons["stop"] >= 1
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("way", ["leave", "stay"])
+def test_a_process_with_threads_has_one_exit_checkpoint(programs, way, follow):
+    options = RecordOptions(follow_threads=follow)
+    recording = record([str(programs / "mainexit"), way], options)
+    assert [one.reason for one in recording.tables.checkpoints] == ["exec", "exit"]
+    assert recording.tables.header.facts["missed_checkpoints"] == 0
+
+
+def test_a_reservation_of_terabytes_is_read_in_no_time():
+    code = (
+        "import mmap, os; m = mmap.mmap(-1, 1 << 44, flags=mmap.MAP_PRIVATE | 0x4020)\n"
+        "m[1 << 43] = 1; os._exit(0)"
+    )
+    start = time.monotonic()
+    recording = record([sys.executable, "-c", code])
+    exit_point = recording.tables.checkpoints[-1]
+    assert time.monotonic() - start < 30  # one word each would be 32 GiB to read
+    reserved = next(r for r in exit_point.regions if r.end - r.start >= 1 << 44)
+    pages = [v for v in exit_point.vpns if reserved.start <= v << 12 < reserved.end]
+    assert len(pages) == 1
 
 
 def test_pinned_files_have_no_absent_page():
