@@ -211,7 +211,7 @@ def _file_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int
     if 0 <= backing.pages <= index:
         # What comes before the look at the file has happened by then.
         if not write:
-            _map_around(mm, profile, area, vpn)
+            map_around(mm, profile, area, vpn)
         elif not area.flags & VM_SHARED:
             mm.space.prepare_anon(area)
         return OUT_SIGBUS
@@ -256,16 +256,24 @@ def file_page_bits(area: Area) -> int:
 
 
 def _read_around(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
-    """Map the page and what fault-around finds near it."""
-    backing = area.backing
-    assert backing is not None
-    _map_around(mm, profile, area, vpn)
+    """Map the page and what fault-around finds near it.
+
+    These are two holds of the page table lock: two pieces, where others run.
+    """
+    map_around(mm, profile, area, vpn)
     if vpn not in mm.bits:
-        backing.bring_in(area.index(vpn))
-        _map_folio(mm, profile, area, vpn, 0)
+        map_itself(mm, profile, area, vpn)
 
 
-def _map_around(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
+def map_itself(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
+    """Map a page of a file that fault-around has not found in the cache."""
+    assert area.backing is not None
+    area.backing.bring_in(area.index(vpn))
+    _map_folio(mm, profile, area, vpn, 0)
+
+
+def map_around(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
+    """Map what is in the cache of the pages near ``vpn``, itself included."""
     if area.backing is None or not area.backing.around or profile.fault_around_pages <= 1:
         return
     first, last = around_window(profile, area, vpn)
