@@ -25,6 +25,7 @@ VERBS: Final = {
     "assemble": ("spfreplay.cli.show:assemble", "Make a trace from its text form."),
     "verify": ("spfreplay.cli.verify:verify", "Compare both engines with the recorded kernel."),
     "diff": ("spfreplay.cli.diff:diff", "Compare the speculative engine with the locked one."),
+    "oracle": ("spfreplay.cli.oracle:oracle", "Let this kernel judge the engines."),
 }
 
 #: What the shell reports for a program that SIGPIPE killed.

@@ -18,10 +18,12 @@ from spfreplay.errors import CannotError
 from spfreplay.oracle.exercise import Exercised, exercised
 from spfreplay.oracle.judge import Check, Factory, Judged
 from spfreplay.oracle.kernel import cannot_judge, this_kernel
+from spfreplay.oracle.program_text import Program
 from spfreplay.oracle.programs import PROFILES, Generator, Op
 from spfreplay.oracle.runner import run
 from spfreplay.oracle.shrink import shrink
 from spfreplay.oracle.workers import spread
+from spfreplay.record.machine import unjudged
 from spfreplay.trace.events import File, Header, Tables
 from spfreplay_reference.contract import FileFacts, KernelProfile
 
@@ -83,6 +85,9 @@ class CampaignResult:
     options: CampaignOptions
     release: str
     root: bool
+    engines: tuple[str, ...]
+    #: rules that no kernel has judged and that this one's settings would need
+    unjudged: tuple[str, ...] = ()
     programs: int = 0
     checked: int = 0
     seconds: float = 0.0
@@ -145,11 +150,14 @@ def run_campaign(
     """
     if why := cannot_judge():
         raise CannotError(why)
-    result = CampaignResult(options, os.uname().release, os.geteuid() == 0)
-    start = time.monotonic()
     engines = factories(options.engine)
+    kernel = this_kernel()
+    result = CampaignResult(
+        options, kernel.release, os.geteuid() == 0, tuple(engines), unjudged(kernel)
+    )
+    start = time.monotonic()
     for make in engines.values():
-        make(this_kernel(), ())  # built once, here, not once in every child
+        make(kernel, ())  # built once, here, not once in every child
     try:
         for one in _judged_programs(options, engines):
             _add(result, one)
@@ -164,6 +172,22 @@ def run_campaign(
         result.interrupted = True
     result.seconds = time.monotonic() - start
     return result
+
+
+def replay_program(
+    engines: Mapping[str, Factory], program: Program, check: Check = "strict"
+) -> ProgramResult:
+    """Run a program that was written down on the kernel and on ``engines``.
+
+    :raises CannotError: this kernel cannot be the judge
+    """
+    if why := cannot_judge():
+        raise CannotError(why)
+    judged = run(engines, PROFILES[program.profile], program.base, program.ops, check)
+    counts = exercised(program.ops, judged.answers)
+    return ProgramResult(
+        0, program.profile, program.seed, program.base, program.ops, judged, counts
+    )
 
 
 def _judged_programs(

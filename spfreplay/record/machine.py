@@ -71,6 +71,26 @@ def kernel_profile() -> KernelProfile:
     )
 
 
+def unjudged(profile: KernelProfile) -> tuple[str, ...]:
+    """Name the rules that ``profile`` asks for and that no kernel has judged.
+
+    Judged, by random programs and by recordings, on 6.18 x86-64: fault-around of
+    64 KiB, huge pages where madvise asks for them, heuristic overcommit.
+    """
+    found = []
+    if profile.thp_enabled != "madvise":
+        found.append(f"huge pages: {profile.thp_enabled}")
+    if not profile.thp_zero_page:
+        found.append("no huge zero page")
+    if profile.fault_around_pages != 16:
+        found.append(f"fault-around of {profile.fault_around_pages} pages")
+    if profile.overcommit_memory:
+        found.append(f"overcommit_memory={profile.overcommit_memory}")
+    if not profile.map_large_folios:
+        found.append("kernel older than 6.18")
+    return tuple(found)
+
+
 def _thp_enabled() -> str:
     """Return when memory gets 2 MiB pages: that size may have a setting of its own."""
     own = _chosen(_THP / "hugepages-2048kB" / "enabled", "inherit")

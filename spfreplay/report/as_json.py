@@ -20,15 +20,16 @@ SCHEMA_VERSION: Final = 1
 
 def diff(results: list[DiffResult]) -> str:
     """Return the document of ``spfreplay diff --format json``."""
-    return _document("diff", [_diff(result) for result in results])
+    return document("diff", [_diff(result) for result in results])
 
 
 def verify(results: list[VerifyResult]) -> str:
     """Return the document of ``spfreplay verify --format json``."""
-    return _document("verify", [_verify(result) for result in results])
+    return document("verify", [_verify(result) for result in results])
 
 
-def _document(command: str, results: list[dict[str, Any]]) -> str:
+def document(command: str, results: list[dict[str, Any]]) -> str:
+    """Return the one object that every command's JSON is."""
     whole = {
         "schema_version": SCHEMA_VERSION,
         "tool": "spfreplay",
