@@ -1,87 +1,50 @@
 """The legal set of a window: what the locked kernel can make of it.
 
-The operations of a window fall into *pieces*, each atomic under the locks of
-the locked kernel.  Every serial order of the pieces is tried that keeps
+Every serial order of the pieces of its operations (:mod:`pieces`) is tried
+that keeps
 
 * real time: an operation that ended before another began comes before it
-  (closed intervals: those that touch overlap, either may come first), and
-* program order within each thread.
+  (closed intervals: those that touch overlap, either may come first),
+* program order within each thread, and
+* mmap_sem, where an operation holds it between two of its pieces.
 
-========================  ====================================================
-operation                 pieces
-========================  ====================================================
-a call (mmap_sem, write)  one
-MADV_DONTNEED, MADV_FREE  one per page table (512 pages); no writer in between
-an access                 attempts: each is a fault, or gets through
-========================  ====================================================
-
-An attempt that faults changes what it changes and does no more; whether the
-instruction then gets through is the next attempt's question, and other pieces
-may run before it.
-
-What the locked kernel allows beyond serial orders of these pieces has a name
-(:data:`RELAXATIONS`) and is added only if asked for.
+What the locked kernel allows beyond that has a name (:data:`RELAXATIONS`) and
+is added only if asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from errno import EINVAL, ENOMEM
+from collections.abc import Collection, Hashable, Sequence
 from typing import Final, NamedTuple
 
-from spfreplay_reference.contract import (
-    CONTENT_SHIFT,
-    KIND_MASK,
-    MADV_DONTNEED,
-    MADV_DONTNEED_LOCKED,
-    MADV_FREE,
-    OP_ACCESS,
-    OP_MADVISE,
-    OUT_SEGV_MAPERR,
-    OUT_SIGBUS,
-    OUTCOME_MASK,
-    PAGE_SHIFT,
-    PAGE_SIZE,
-    PG_EXEC,
-    PG_NOACCESS,
-    PG_WRITE,
-    PTRS_PER_PTE,
-    RET_UNKNOWN,
-    X86_PF_INSTR,
-    X86_PF_WRITE,
-    Region,
-)
+from spfreplay_reference.contract import OP_MUNMAP, Region
 from spfreplay_reference.engine import LockedKernel
-from spfreplay_reference.faults import RETRIES, access, fault
-from spfreplay_reference.snapshot import copy_kernel, key_of
+from spfreplay_reference.pieces import (
+    IDLE,
+    STALE_TLB,
+    Doing,
+    Operation,
+    World,
+    gets_through,
+    go_stale,
+    stale_ways,
+    step,
+)
 
-ZAPS: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
-TABLE_SIZE: Final = PAGE_SIZE * PTRS_PER_PTE
 #: States that are looked into before the answer is "unknown".
 BUDGET: Final = 20_000
+DOWNGRADE: Final = "munmap-downgrade"
 
-#: name -> what the locked kernel does that no serial order of pieces does
+#: name -> what a locked kernel does that no serial order of pieces does
 RELAXATIONS: Final = {
+    STALE_TLB: "a CPU goes on using a translation until the call that removed it has flushed",
+    DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
+}
+#: Known, and not built: windows that need them are not searched under these names.
+NOT_BUILT: Final = {
     "fork-skips-table": "fork misses a page table that a fault fills while it copies",
     "two-copies": "two address spaces both copy the page that they share",
 }
-
-
-class Operation(NamedTuple):
-    """One event of a window.
-
-    ``args`` are the slots a0.. of the contract.  Operations of one thread are
-    given in program order.
-    """
-
-    thread: int
-    enter: int  # ns
-    exit: int  # ns, >= enter
-    op: int  # OP_*
-    mm: int
-    args: tuple[int, ...]
-    stamp: int  # what a store leaves is stamp + 1
-    ret: int = RET_UNKNOWN  # only where the kernel chose an address
 
 
 class Page(NamedTuple):
@@ -109,9 +72,14 @@ class Outcome(NamedTuple):
     results: tuple[int, ...]
     images: tuple[FrozenImage, ...]
 
+    def having(self, number: int, result: int) -> Outcome:
+        """Return it with the result of one operation filled in."""
+        results = (*self.results[:number], result, *self.results[number + 1 :])
+        return Outcome(results, self.images)
+
 
 class Legal(NamedTuple):
-    """The legal set.  Without ``complete`` it is a part of it: UNKNOWN, not illegal.
+    """The legal set; empty if it is not ``complete``: UNKNOWN, not illegal.
 
     ``states`` were looked into, ``pruned`` orders ended at a constraint.
     """
@@ -143,7 +111,7 @@ def legal_set(
         raise ValueError(f"no such relaxation: {', '.join(sorted(unknown))}")
     if any(each.exit < each.enter for each in operations):
         raise ValueError("an operation ends before it begins")
-    return _Search(operations, recorded, budget).run(kernel)
+    return _Search(operations, recorded, budget, relaxations).run(kernel)
 
 
 class _Budget(Exception):
@@ -151,14 +119,24 @@ class _Budget(Exception):
 
 
 class _Progress(NamedTuple):
-    """How far each thread is: operations done; pieces done of the one under way.
-
-    ``error`` is what the pieces of a call have come to so far.
-    """
+    """How far each thread is: operations done, and where it is in the next one."""
 
     done: tuple[int, ...]
-    piece: tuple[int, ...]
-    error: tuple[int, ...]
+    doing: tuple[Doing, ...]
+
+    def moved(self, thread: int, done: int, doing: Doing) -> _Progress:
+        after = thread + 1
+        return _Progress(
+            (*self.done[:thread], self.done[thread] + done, *self.done[after:]),
+            (*self.doing[:thread], doing, *self.doing[after:]),
+        )
+
+
+class _Move(NamedTuple):
+    """The next piece of a thread; ``stale``: through what that operation has not flushed."""
+
+    thread: int
+    stale: int = -1
 
 
 class _Search:
@@ -169,10 +147,12 @@ class _Search:
         operations: Sequence[Operation],
         recorded: Sequence[int | None] | None,
         budget: int,
+        relaxations: Collection[str],
     ) -> None:
         self.operations = operations
         self.recorded = recorded
         self.budget = budget
+        self.relaxations = relaxations
         self.pruned = 0
         names = sorted({each.thread for each in operations})
         self.threads = [
@@ -181,165 +161,94 @@ class _Search:
         self.known: dict[Hashable, frozenset[Outcome]] = {}
 
     def run(self, kernel: LockedKernel) -> Legal:
-        start = (0,) * len(self.threads)
+        threads = len(self.threads)
+        start = _Progress((0,) * threads, (IDLE,) * threads)
         try:
-            outcomes = self._outcomes(_Progress(start, start, start), copy_kernel(kernel))
+            outcomes = self._outcomes(start, World(kernel).copy())
             complete = True
         except _Budget:
-            outcomes = frozenset().union(*self.known.values())
+            # Rests of orders do not count: only what a whole order comes to is legal.
+            outcomes = frozenset()
             complete = False
         return Legal(outcomes, complete, len(self.known), self.pruned)
 
-    def _outcomes(self, at: _Progress, kernel: LockedKernel) -> frozenset[Outcome]:
+    def _outcomes(self, at: _Progress, world: World) -> frozenset[Outcome]:
         """Return what can come of the rest, with 0 as the result of what is done.
 
-        Changes ``kernel``.
+        Changes ``world``.
         """
-        key = at, key_of(kernel)
+        key = at, world.key()
         found = self.known.get(key)
         if found is not None:
             return found
         if len(self.known) >= self.budget:
             raise _Budget
-        movers = list(self._movers(at))
-        if not movers:
-            images = tuple(_freeze(kernel, mm) for mm in kernel.mms())
-            found = frozenset((Outcome((0,) * len(self.operations), images),))
-        else:
+        moves = self._moves(at, world)
+        if moves:
             reached: set[Outcome] = set()
-            for thread in movers:
-                last = thread == movers[-1]
-                reached |= self._after(at, thread, kernel if last else copy_kernel(kernel))
+            for move in moves:
+                last = move is moves[-1]
+                reached |= self._after(at, move, world if last else world.copy())
             found = frozenset(reached)
+        else:
+            images = tuple(_freeze(world.kernel, mm) for mm in world.kernel.mms())
+            found = frozenset((Outcome((0,) * len(self.operations), images),))
         self.known[key] = found
         return found
 
-    def _movers(self, at: _Progress) -> Iterator[int]:
-        """Yield the threads whose next piece may be the next of all."""
-        waiting = [
-            self.operations[mine[done]]
-            for mine, done in zip(self.threads, at.done, strict=True)
-            if done < len(mine)
-        ]
-        horizon = min((each.exit for each in waiting), default=0)
-        reader = any(
-            piece and _is_zap(self.operations[self.threads[i][at.done[i]]])
-            for i, piece in enumerate(at.piece)
-        )
-        for thread, mine in enumerate(self.threads):
-            if at.done[thread] == len(mine):
-                continue
-            each = self.operations[mine[at.done[thread]]]
-            if each.enter <= horizon and not (reader and _is_writer(each)):
-                yield thread
+    def _next(self, at: _Progress, thread: int) -> int | None:
+        """Return the number of the operation that a thread does or will do."""
+        mine, done = self.threads[thread], at.done[thread]
+        return mine[done] if done < len(mine) else None
 
-    def _after(self, at: _Progress, thread: int, kernel: LockedKernel) -> set[Outcome]:
-        """Let ``thread`` do its next piece; return what can come of it."""
+    def _moves(self, at: _Progress, world: World) -> list[_Move]:
+        """Return the pieces that may come next."""
+        waiting = {
+            thread: self.operations[number]
+            for thread in range(len(self.threads))
+            if (number := self._next(at, thread)) is not None
+        }
+        horizon = min((each.exit for each in waiting.values()), default=0)
+        moves = []
+        for thread, each in waiting.items():
+            if each.enter > horizon:
+                continue
+            if not at.doing[thread].in_fault:
+                moves += [_Move(thread, number) for number in stale_ways(world, each)]
+            if self._lets_in(at, waiting, thread) or (
+                not at.doing[thread].in_fault and gets_through(world, each)
+            ):
+                moves.append(_Move(thread))
+        return moves
+
+    def _lets_in(self, at: _Progress, waiting: dict[int, Operation], thread: int) -> bool:
+        """Does mmap_sem, as the others hold it, allow the next piece of ``thread``?"""
+        if at.doing[thread].lock(waiting[thread]):
+            return True  # it holds it itself
+        for other, each in waiting.items():
+            lock = at.doing[other].lock(each) if other != thread else ""
+            if lock == "write" and each.op == OP_MUNMAP and DOWNGRADE in self.relaxations:
+                lock = "read"
+            if lock == "write" or (lock and waiting[thread].writer):
+                return False
+        return True
+
+    def _after(self, at: _Progress, move: _Move, world: World) -> set[Outcome]:
+        """Make a move; return what can come of it."""
+        thread = move.thread
         number = self.threads[thread][at.done[thread]]
         each = self.operations[number]
-        piece = at.piece[thread]
-        error = 0
-        result: int | None
-        if each.op == OP_ACCESS:
-            result = _attempt(kernel, each, piece)
-        elif _is_zap(each):
-            result, error = _zap_piece(kernel, each, piece, at.error[thread])
+        if move.stale >= 0:
+            result: int | Doing = go_stale(world, each, move.stale)
         else:
-            result = _call(kernel, each, each.args)
-        if result is None:  # more pieces to come
-            return set(self._outcomes(_moved(at, thread, 0, piece + 1, error), kernel))
+            result = step(world, number, each, at.doing[thread], self.relaxations)
+        if isinstance(result, Doing):
+            return set(self._outcomes(at.moved(thread, 0, result), world))
         if self.recorded is not None and self.recorded[number] not in (None, result):
             self.pruned += 1
             return set()
-        rest = self._outcomes(_moved(at, thread, 1, 0, 0), kernel)
-        return {_with_result(outcome, number, result) for outcome in rest}
-
-
-def _moved(at: _Progress, thread: int, done: int, piece: int, error: int) -> _Progress:
-    return _Progress(
-        _put(at.done, thread, at.done[thread] + done),
-        _put(at.piece, thread, piece),
-        _put(at.error, thread, error),
-    )
-
-
-def _put(row: tuple[int, ...], place: int, number: int) -> tuple[int, ...]:
-    return (*row[:place], number, *row[place + 1 :])
-
-
-def _with_result(outcome: Outcome, number: int, result: int) -> Outcome:
-    return Outcome(_put(outcome.results, number, result), outcome.images)
-
-
-# -- pieces -----------------------------------------------------------------
-
-
-def _is_zap(each: Operation) -> bool:
-    return each.op == OP_MADVISE and each.args[2] in ZAPS
-
-
-def _is_writer(each: Operation) -> bool:
-    return each.op != OP_ACCESS and not _is_zap(each)
-
-
-def _call(kernel: LockedKernel, each: Operation, args: Sequence[int]) -> int:
-    a0, a1, a2, a3, a4, a5, *_ = (*args, 0, 0, 0, 0, 0, 0)
-    return kernel.call(
-        each.stamp, each.op, each.mm, each.thread, a0, a1, a2, a3, a4, a5, each.ret
-    )
-
-
-def _attempt(kernel: LockedKernel, each: Operation, piece: int) -> int | None:
-    """Try an access.  :return: its result, None if it has faulted and must try again."""
-    mm = kernel._mm(each.mm)
-    addr, error_code = each.args[:2]
-    write = error_code & X86_PF_WRITE
-    bits = mm.bits.get(addr >> PAGE_SHIFT, 0)
-    if not _allows(bits, error_code):
-        # Interference can make it fault more often than alone, but not for ever.
-        outcome = fault(mm, kernel._profile, addr, write, bits)
-        if OUT_SEGV_MAPERR <= outcome <= OUT_SIGBUS:
-            return -outcome
-        if piece < 4 * RETRIES:
-            return None
-    answer = access(mm, kernel._profile, addr, error_code, each.stamp) & OUTCOME_MASK
-    if answer >= OUT_SEGV_MAPERR:
-        return -answer
-    return 0 if write else mm.word(addr >> PAGE_SHIFT) >> CONTENT_SHIFT
-
-
-def _allows(bits: int, error_code: int) -> bool:
-    """Does the translation let the access through?"""
-    if not bits & KIND_MASK or bits & PG_NOACCESS:
-        return False
-    if error_code & X86_PF_WRITE:
-        return bool(bits & PG_WRITE)
-    return bool(not error_code & X86_PF_INSTR or bits & PG_EXEC)
-
-
-def _zap_piece(
-    kernel: LockedKernel, each: Operation, piece: int, error: int
-) -> tuple[int | None, int]:
-    """Zap what one page table maps.
-
-    :return: the result of the call or None if there is more, the error so far
-        (ENOMEM of a hole is told at the end, others at once).
-    """
-    start, length, advice = each.args[:3]
-    end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
-    tables = ((end - 1) // TABLE_SIZE) - start // TABLE_SIZE
-    if start % PAGE_SIZE or end <= start or not tables:
-        return _call(kernel, each, each.args), 0
-    first = start // TABLE_SIZE + piece
-    low, high = max(start, first * TABLE_SIZE), min(end, (first + 1) * TABLE_SIZE)
-    error = _call(kernel, each, (low, high - low, advice)) or error
-    if error == -EINVAL or piece == tables:
-        return error, 0
-    assert error in (0, -ENOMEM)
-    return None, error
-
-
-# -- outcomes ---------------------------------------------------------------
+        rest = self._outcomes(at.moved(thread, 1, IDLE), world)
+        return {outcome.having(number, result) for outcome in rest}
 
 
 def _freeze(kernel: LockedKernel, mm: int) -> FrozenImage:

@@ -46,6 +46,9 @@ SIGNALS = {
 }
 
 
+PROFILE = this_kernel()
+
+
 class Op(NamedTuple):
     kind: int
     args: tuple[int, ...]
@@ -230,10 +233,19 @@ def _seen(words, program: Program) -> Seen:
 # -- the reference's side ---------------------------------------------------
 
 
+#: What is asked for in turn if an outcome is not legal without it.
+RELAXED = (
+    (),
+    (legal.STALE_TLB,),
+    (legal.STALE_TLB, legal.DOWNGRADE),
+)
+
+
 class Judged(NamedTuple):
-    """How one program stands to its legal set."""
+    """How one program stands to its legal set; the numbers are those without relaxations."""
 
     inside: bool | None  # None = unknown: the budget ran out
+    through: tuple[str, ...]  # the relaxations that it takes
     overlaps: bool
     outcomes: int
     images: int
@@ -271,7 +283,7 @@ def operation(number: int, thread: int, op: Op, times: tuple[int, int]) -> legal
 
 def window(program: Program, seen: Seen) -> tuple[LockedKernel, list[legal.Operation]]:
     """Return the state after the setup, and the operations of the threads."""
-    kernel = LockedKernel(this_kernel(), ())
+    kernel = LockedKernel(PROFILE, ())
     kernel.exec(0, c.MM_NONE, 1, MM, c.InitialImage((), (), 0, 0))
     ops = [
         operation(number, thread, op, seen.times[number])
@@ -295,25 +307,29 @@ def _do(kernel: LockedKernel, each: legal.Operation) -> None:
         kernel.call(each.stamp, each.op, MM, each.thread, *args, each.ret)
 
 
-def judge(program: Program, seen: Seen, budget: int = legal.BUDGET, relax=()) -> Judged:
+def judge(program: Program, seen: Seen, budget: int = legal.BUDGET) -> Judged:
     """Compare what the kernel made of a program with what it may make of it."""
     kernel, ops = window(program, seen)
-    allowed = legal.legal_set(kernel, ops, budget=budget, relaxations=relax)
-    ways = {visible(outcome) for outcome in allowed.outcomes}
     actual = seen.results[len(program.setup) :], (seen.lines, seen.pages)
-    inside: bool | None = actual in ways
-    if not inside and not allowed.complete:
-        inside = None
+    strict = legal.legal_set(kernel, ops, budget=budget)
+    ways = {visible(outcome) for outcome in strict.outcomes}
+    allowed, inside, names = strict, actual in ways, ()
+    for names in RELAXED[1:]:
+        if inside or not allowed.complete:
+            break
+        allowed = legal.legal_set(kernel, ops, budget=budget, relaxations=names)
+        inside = actual in map(visible, allowed.outcomes)
     by_start = sorted(range(len(ops)), key=lambda i: (ops[i].enter, ops[i].exit))
     stamps = {i: ops[i]._replace(enter=2 * at, exit=2 * at) for at, i in enumerate(by_start)}
     (serial,) = legal.legal_set(kernel, [stamps[i] for i in range(len(ops))]).outcomes
     return Judged(
-        inside,
+        inside if inside or allowed.complete else None,
+        names if inside and allowed is not strict else (),
         any(a.exit >= b.enter for a, b in _neighbours(ops, by_start)),
         len(ways),
         len({image for _, image in ways}),
         visible(serial) == actual,
-        allowed.states,
+        strict.states,
     )
 
 
@@ -387,6 +403,8 @@ def count(table: Counter, program: Program, got: Judged) -> None:
     table["more than one legal outcome"] += got.outcomes > 1
     table["more than one legal image"] += got.images > 1
     table["not the outcome of the order of their starts"] += not got.serial
+    for names in RELAXED[1:]:
+        table["legal only with " + " + ".join(names)] += got.through == names
     table["unknown (budget)"] += got.inside is None
     table["outside the legal set"] += got.inside is False
     table["most states"] = max(table["most states"], got.states)

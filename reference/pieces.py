@@ -1,0 +1,327 @@
+"""What the locked kernel does atomically, piece by piece.
+
+========================  ====================================================
+operation                 pieces
+========================  ====================================================
+a call (mmap_sem, write)  one
+MADV_DONTNEED, MADV_FREE  one per page table (512 pages)
+an access                 attempts: each is a fault, or gets through
+a read fault of a file    two: fault-around; the page itself, if still missing
+========================  ====================================================
+
+An attempt that faults changes what it changes and does no more; whether the
+instruction then gets through is the next attempt's question.  Between two
+pieces of a zap or of one fault mmap_sem is held for reading: no writer runs.
+
+``stale-tlb`` adds what a CPU may still do through a translation that a call
+has removed but not yet flushed: the call gets one more piece, the flush, and
+until then accesses of other threads may go the old way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from errno import EINVAL
+from typing import Final, NamedTuple
+
+from spfreplay_reference.backing import Backing
+from spfreplay_reference.contract import (
+    CONTENT_SHIFT,
+    KIND_ANON,
+    KIND_FILE,
+    KIND_MASK,
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    OP_ACCESS,
+    OP_MADVISE,
+    OUT_SEGV_MAPERR,
+    OUT_SIGBUS,
+    OUTCOME_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PG_EXEC,
+    PG_NOACCESS,
+    PG_WRITE,
+    PTRS_PER_PTE,
+    RET_UNKNOWN,
+    X86_PF_INSTR,
+    X86_PF_WRITE,
+)
+from spfreplay_reference.engine import LockedKernel
+from spfreplay_reference.faults import RETRIES, access, fault, map_around, map_itself
+from spfreplay_reference.memory import Frame, Mm
+from spfreplay_reference.snapshot import Copier, Names, key_of
+from spfreplay_reference.space import VM_ACCESS, Area
+
+ZAPS: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
+TABLE_SIZE: Final = PAGE_SIZE * PTRS_PER_PTE
+STALE_TLB: Final = "stale-tlb"
+
+
+class Operation(NamedTuple):
+    """One event of a window.
+
+    ``args`` are the slots a0.. of the contract.  Operations of one thread are
+    given in program order.
+    """
+
+    thread: int
+    enter: int  # ns
+    exit: int  # ns, >= enter
+    op: int  # OP_*
+    mm: int
+    args: tuple[int, ...]
+    stamp: int  # what a store leaves is stamp + 1
+    ret: int = RET_UNKNOWN  # only where the kernel chose an address
+
+    @property
+    def zaps(self) -> bool:
+        return self.op == OP_MADVISE and self.args[2] in ZAPS
+
+    @property
+    def writer(self) -> bool:
+        """Does it take mmap_sem for writing?"""
+        return self.op != OP_ACCESS and not self.zaps
+
+
+class Doing(NamedTuple):
+    """Where an operation is: what it has done, what it has come to so far."""
+
+    pieces: int = 0
+    error: int = 0
+    #: one fault, between fault-around and the page itself
+    in_fault: bool = False
+    #: all done but the flush, which is all the others see of it
+    flushing: bool = False
+
+    def lock(self, each: Operation) -> str:
+        """Return how mmap_sem is held between the pieces: "", "read" or "write"."""
+        if self.in_fault or (self.pieces > 0 and each.zaps):
+            return "read"
+        return "write" if self.flushing else ""
+
+
+IDLE: Final = Doing()
+#: What a piece comes to: the result of the operation, or where it is now.
+Step = int | Doing
+
+
+class Stale(NamedTuple):
+    """A translation that is gone from the page table, but not from every TLB."""
+
+    bits: int
+    holder: Frame | Backing | None
+    offset: int
+
+    def lives_in(self, now: Stale | None) -> bool:
+        """Does another translation of the page do all that this one did?"""
+        if now is None or now.holder is not self.holder or now.offset != self.offset:
+            return False
+        weaker = (
+            self.bits & ~now.bits & (PG_WRITE | PG_EXEC) or now.bits & ~self.bits & PG_NOACCESS
+        )
+        return not weaker
+
+    @property
+    def content(self) -> int:
+        if isinstance(self.holder, Backing):
+            return self.holder.content(self.offset)
+        return 0 if self.holder is None else self.holder.content
+
+
+class World:
+    """A locked kernel, and per operation what it has not flushed yet."""
+
+    def __init__(self, kernel: LockedKernel) -> None:
+        self.kernel = kernel
+        #: number of the operation -> vpn -> what it was
+        self.stale: dict[int, dict[int, Stale]] = {}
+
+    def copy(self) -> World:
+        copier = Copier()
+        copy = World(copier.kernel(self.kernel))
+        for number, pages in self.stale.items():
+            copy.stale[number] = {vpn: _copy_stale(each, copier) for vpn, each in pages.items()}
+        return copy
+
+    def key(self) -> Hashable:
+        names = Names()
+        key = key_of(self.kernel, names)
+        if not self.stale:
+            return key
+        return key, tuple(
+            (number, vpn, each.bits, names.of(each.holder), each.offset, each.content)
+            for number, pages in sorted(self.stale.items())
+            for vpn, each in sorted(pages.items())
+        )
+
+
+def _copy_stale(each: Stale, copier: Copier) -> Stale:
+    if isinstance(each.holder, Backing):
+        return each._replace(holder=copier.backing(each.holder))
+    return each if each.holder is None else each._replace(holder=copier.frame(each.holder))
+
+
+# -- steps ------------------------------------------------------------------
+
+
+def step(
+    world: World, number: int, each: Operation, doing: Doing, relaxations: Collection[str]
+) -> Step:
+    """Do the next piece of an operation, the number ``number`` of its window."""
+    if doing.flushing:
+        del world.stale[number]
+        return doing.error
+    if each.op == OP_ACCESS:
+        return _attempt(world.kernel, each, doing)
+    before = None
+    if STALE_TLB in relaxations:
+        before = _translations(world.kernel._mm(each.mm))
+    came_to = _zap(world.kernel, each, doing) if each.zaps else _call(world.kernel, each)
+    if before is None:
+        return came_to
+    return _unflushed(world, number, each, doing, came_to, before)
+
+
+def _call(kernel: LockedKernel, each: Operation, args: Sequence[int] | None = None) -> int:
+    a0, a1, a2, a3, a4, a5, *_ = (*(args or each.args), 0, 0, 0, 0, 0, 0)
+    return kernel.call(
+        each.stamp, each.op, each.mm, each.thread, a0, a1, a2, a3, a4, a5, each.ret
+    )
+
+
+def _zap(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    """Zap what one page table maps: ENOMEM of a hole is told at the end, EINVAL at once."""
+    start, length, advice = each.args[:3]
+    end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
+    tables = (end - 1) // TABLE_SIZE - start // TABLE_SIZE
+    if start % PAGE_SIZE or end <= start or not tables:
+        return _call(kernel, each)
+    first = start // TABLE_SIZE + doing.pieces
+    low, high = max(start, first * TABLE_SIZE), min(end, (first + 1) * TABLE_SIZE)
+    error = _call(kernel, each, (low, high - low, advice)) or doing.error
+    if error == -EINVAL or doing.pieces == tables:
+        return error
+    return Doing(doing.pieces + 1, error)
+
+
+# -- accesses ---------------------------------------------------------------
+
+
+def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    mm = kernel._mm(each.mm)
+    addr, error_code = each.args[:2]
+    vpn = addr >> PAGE_SHIFT
+    again = Doing(doing.pieces + 1)
+    bits = mm.bits.get(vpn, 0)
+    if doing.in_fault:
+        area = mm.space.at(addr)
+        if not bits and area is not None:
+            map_itself(mm, kernel._profile, area, vpn)
+        return again
+    if not allows(bits, error_code):
+        area = _faults_around(mm, addr, error_code, bits)
+        if area is not None:
+            mm.tables.add(vpn >> 9)
+            map_around(mm, kernel._profile, area, vpn)
+            return again._replace(in_fault=vpn not in mm.bits)
+        outcome = fault(mm, kernel._profile, addr, error_code & X86_PF_WRITE, bits)
+        if OUT_SEGV_MAPERR <= outcome <= OUT_SIGBUS:
+            return -outcome
+        # Interference can make it fault more often than alone, but not for ever.
+        if doing.pieces < 4 * RETRIES:
+            return again
+    answer = access(mm, kernel._profile, addr, error_code, each.stamp) & OUTCOME_MASK
+    if answer >= OUT_SEGV_MAPERR:
+        return -answer
+    return 0 if error_code & X86_PF_WRITE else mm.word(vpn) >> CONTENT_SHIFT
+
+
+def allows(bits: int, error_code: int) -> bool:
+    """Does a translation let the access through?"""
+    if not bits & KIND_MASK or bits & PG_NOACCESS:
+        return False
+    if error_code & X86_PF_WRITE:
+        return bool(bits & PG_WRITE)
+    return bool(not error_code & X86_PF_INSTR or bits & PG_EXEC)
+
+
+def _faults_around(mm: Mm, addr: int, error_code: int, bits: int) -> Area | None:
+    """Return the area if this is a read fault of a file page that is not there."""
+    area = mm.space.at(addr)
+    if bits or error_code & X86_PF_WRITE or area is None or area.backing is None:
+        return None
+    backing = area.backing
+    inside = backing.pages < 0 or area.index(addr >> PAGE_SHIFT) < backing.pages
+    around = inside and backing.around and area.flags & VM_ACCESS
+    return area if around else None
+
+
+# -- translations that are not flushed yet ----------------------------------
+
+
+def _translations(mm: Mm) -> dict[int, Stale]:
+    """Return what a TLB may hold of an mm."""
+    found: dict[int, Stale] = {}
+    for vpn, bits in mm.bits.items():
+        kind = bits & KIND_MASK
+        if kind == KIND_ANON:
+            found[vpn] = Stale(bits, mm.frames[vpn], 0)
+        elif kind == KIND_FILE:
+            area = mm.space.at(vpn << PAGE_SHIFT)
+            assert area is not None
+            found[vpn] = Stale(bits, area.backing, area.index(vpn))
+        else:
+            found[vpn] = Stale(bits, None, 0)
+    return found
+
+
+def _unflushed(
+    world: World,
+    number: int,
+    each: Operation,
+    doing: Doing,
+    came_to: Step,
+    before: dict[int, Stale],
+) -> Step:
+    """Keep for the others what a piece has taken away, until the flush."""
+    now = _translations(world.kernel._mm(each.mm))
+    gone = {vpn: old for vpn, old in before.items() if not old.lives_in(now.get(vpn))}
+    if gone:
+        world.stale[number] = gone | world.stale.get(number, {})
+    if isinstance(came_to, Doing) or number not in world.stale:
+        return came_to
+    return Doing(doing.pieces + 1, came_to, flushing=True)
+
+
+def stale_ways(world: World, each: Operation) -> list[int]:
+    """Return the operations whose old translations an access may go through."""
+    if each.op != OP_ACCESS or not world.stale:
+        return []
+    addr, error_code = each.args[:2]
+    return [
+        number
+        for number, pages in world.stale.items()
+        if (old := pages.get(addr >> PAGE_SHIFT)) is not None and allows(old.bits, error_code)
+    ]
+
+
+def gets_through(world: World, each: Operation) -> bool:
+    """Is it an access that the page table allows as it is?"""
+    if each.op != OP_ACCESS:
+        return False
+    addr, error_code = each.args[:2]
+    return allows(world.kernel._mm(each.mm).bits.get(addr >> PAGE_SHIFT, 0), error_code)
+
+
+def go_stale(world: World, each: Operation, number: int) -> int:
+    """Let an access through what operation ``number`` has not flushed; return its result."""
+    old = world.stale[number][each.args[0] >> PAGE_SHIFT]
+    if not each.args[1] & X86_PF_WRITE:
+        return old.content
+    if isinstance(old.holder, Backing):
+        old.holder.contents[old.offset] = each.stamp + 1
+    elif old.holder is not None:
+        old.holder.content = each.stamp + 1
+    return 0
