@@ -36,7 +36,7 @@ OP_MUNLOCKALL: Final = 11
 OP_FORK: Final = 12  # child tid, child mm (= own mm with CLONE_VM), CLONE_* flags
 OP_EXEC: Final = 13  # new mm, image id; the event's mm is the old one or MM_NONE
 OP_EXIT: Final = 14  # group_dead; the last task of an mm to exit tears it down
-OP_CHECKPOINT: Final = 15  # checkpoint id; the engines do nothing
+OP_CHECKPOINT: Final = 15  # checkpoint id, ns that reading it took; the engines do nothing
 OP_GAP: Final = 16  # cpu, lost events or -1; the engines do nothing
 OP_UNKNOWN_POPULATION: Final = 17  # rss member, pages; pages came from nowhere
 OP_CACHE_ADD: Final = 18  # file id, index, pages: a folio entered the page cache

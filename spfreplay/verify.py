@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -211,6 +211,7 @@ class _Judge:
         self._lost = lost
         self._populations: Counter[int] = Counter()
         self._accessed: dict[int, set[int]] | None = None
+        self._releases: list[tuple[int, int, int, int, int]] | None = None
 
     def note(self, columns: Columns, begin: int, end: int) -> None:
         """Remember pages that came from nowhere (see OP_UNKNOWN_POPULATION)."""
@@ -230,7 +231,13 @@ class _Judge:
             )
         regions = region_misses(point, engine.regions(mm))
         kernel, ours = _pages(point, engine, mm)
-        misses = page_misses(kernel, ours)
+        misses = [
+            miss
+            for miss in page_misses(kernel, ours)
+            if classify(miss[1], miss[2]) != "shared"
+            or miss[1] & c.PG_SHARED
+            or not self._let_go(point, columns.a1[at], miss[0])
+        ]
         judged = [
             PageMiss(
                 vpn, truth, mine, self._cause(point, regions, columns, at, vpn, truth | mine)
@@ -323,6 +330,21 @@ class _Judge:
                 return True
         return False
 
+    def _let_go(self, point: Checkpoint, took: int, vpn: int) -> bool:
+        """Tell whether another process may have let go of a shared page meanwhile.
+
+        The process of a checkpoint is stopped, those that it shares pages with
+        are not: reading takes milliseconds, and a process that ends gives back
+        its pages for a while before it is seen to have ended.
+        """
+        if self._releases is None:
+            self._releases = list(_releases(self._trace))
+        return any(
+            mm != point.mm and low <= vpn < high
+            for enter, t, mm, low, high in self._releases
+            if enter <= point.t + took and t >= point.t
+        )
+
     def _touched(self, mm: int) -> set[int]:
         """Return the pages of ``mm`` that any recorded access names."""
         if self._accessed is None:
@@ -332,6 +354,27 @@ class _Judge:
                     if op == c.OP_ACCESS:
                         self._accessed.setdefault(space, set()).add(addr >> c.PAGE_SHIFT)
         return self._accessed.get(mm, set())
+
+
+def _releases(trace: Trace) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield (enter, t, mm, first vpn, end vpn) of what may end a page's sharing."""
+    for columns in trace.chunks(("op", "enter", "t", "mm", "a0", "a1")):
+        rows = zip(
+            columns.op,
+            columns.enter,
+            columns.t,
+            columns.mm,
+            columns.a0,
+            columns.a1,
+            strict=True,
+        )
+        for op, enter, t, mm, a0, a1 in rows:
+            if op == c.OP_ACCESS and a1 & c.X86_PF_WRITE:
+                yield enter, t, mm, a0 >> c.PAGE_SHIFT, (a0 >> c.PAGE_SHIFT) + 1
+            elif op in (c.OP_EXIT, c.OP_EXEC):
+                yield enter, t, mm, 0, c.TASK_SIZE >> c.PAGE_SHIFT
+            elif op in (c.OP_MUNMAP, c.OP_MADVISE, c.OP_MREMAP):
+                yield enter, t, mm, a0 >> c.PAGE_SHIFT, -(-(a0 + a1) >> c.PAGE_SHIFT)
 
 
 def _pages(point: Checkpoint, engine: Engine, mm: int) -> tuple[dict[int, int], dict[int, int]]:

@@ -439,7 +439,10 @@ class Converter:
             return
         mm = task.mm
         self._naming.learn(mm, snapshot.lines)
-        others = (self._tasks[tid] for tid in mm.tids if tid in self._tasks)
+        others = [self._tasks[tid] for tid in mm.tids if tid in self._tasks]
+        for one in others:
+            if one.fault and snapshot.reason == "exit":
+                self.faults.close(one, ts)  # locks from here on are those of its end
         if any(one.tgid != task.tgid for one in others):
             self.counts["checkpoints of shared address spaces"] += 1
             return
@@ -451,8 +454,8 @@ class Converter:
         self.checkpoints.append(checkpoint)
         t = snapshot.t
         self.rows.emit(
-            t, t, t, 0, snapshot.pid, mm.id, c.OP_CHECKPOINT, 0, number, 0, 0, 0, 0, 0,
-            c.RET_UNKNOWN, 0, 0, 0,
+            t, t, t, 0, snapshot.pid, mm.id, c.OP_CHECKPOINT, 0, number,
+            max(snapshot.end - t, 0), 0, 0, 0, 0, c.RET_UNKNOWN, 0, 0, 0,
         )  # fmt: skip
         mm.last_t = max(mm.last_t, t)
         found = self.processes.get(snapshot.pid)

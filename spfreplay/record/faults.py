@@ -13,6 +13,8 @@ from spfreplay_reference import contract as c
 
 #: A lock event this long (ns) after a user fault's entry is not that fault's.
 FAULT_REACH: Final = 5_000_000
+#: Within this time (ns) a lock that was free is taken for certain by the fault.
+LOCK_REACH: Final = 100_000
 
 
 def builds_new_mm(task: Task) -> bool:
@@ -50,10 +52,13 @@ class FaultWriter:
             file, first, last = c.FILE_UNKNOWN, task.fault_first, task.fault_to
         elif again and not task.fault_rss:
             flags |= EV_NO_EFFECT
+        # Without a change of counters (a page is reused, or copied): it may have
+        # waited for a writer, fork above all, and then saw what that had done.
+        t = task.fault_rss or task.fault_acquired or task.fault_enter
         row = self._rows.emit(
-            task.fault_rss or task.fault_enter, task.fault_enter, 0, task.fault_cpu, task.tid,
-            mm.id, c.OP_ACCESS, flags, task.fault_addr, task.fault_err, task.fault_ip, file,
-            first, last, c.RET_UNKNOWN, task.fault_file, task.fault_anon, task.fault_shmem,
+            t, task.fault_enter, 0, task.fault_cpu, task.tid, mm.id, c.OP_ACCESS, flags,
+            task.fault_addr, task.fault_err, task.fault_ip, file, first, last,
+            c.RET_UNKNOWN, task.fault_file, task.fault_anon, task.fault_shmem,
         )  # fmt: skip
         if task.fault_key is not None:
             self.around[row] = task.fault_key
@@ -98,6 +103,8 @@ class FaultWriter:
             task.fault_ptr = ptr
         task.fault_held = True
         task.fault_last = ts
+        if task.fault_waits or ts - task.fault_enter < LOCK_REACH:
+            task.fault_acquired = ts
         return True
 
     @staticmethod

@@ -70,7 +70,7 @@ class MappedFile(NamedTuple):
 
 @dataclass(slots=True)
 class Snapshot:
-    """One address space at time ``t`` (ns), as the kernel shows it."""
+    """One address space at time ``t`` (ns), read until ``end``, as the kernel shows it."""
 
     t: int
     pid: int
@@ -88,6 +88,7 @@ class Snapshot:
     #: vpn ranges mapped by a PMD, and (unprivileged) those of the zero page
     huge: list[tuple[int, int]] = field(default_factory=list)
     zero: list[tuple[int, int]] = field(default_factory=list)
+    end: int = 0
     #: (dev, ino) -> stat of the mapped file
     stats: dict[tuple[int, int, int], MappedFile] = field(default_factory=dict)
 
@@ -143,6 +144,7 @@ def read_snapshot(
                 found = os.stat(f"{base}/map_files/{line.start:x}-{line.end:x}")
                 snapshot.stats[key] = MappedFile(found.st_size, found.st_mode)
     _read_pages(snapshot, base)
+    snapshot.end = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     return snapshot
 
 

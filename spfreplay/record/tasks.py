@@ -133,7 +133,8 @@ class Task:
     __slots__ = (
         "args", "call", "call_anon", "call_cpu", "call_enter", "call_exit_mmap", "call_file",
         "call_fork_row", "call_released", "call_rss", "call_shmem", "call_written", "exec_t",
-        "fault", "fault_addr", "fault_anon", "fault_anon_done", "fault_cpu", "fault_enter",
+        "fault", "fault_acquired", "fault_addr", "fault_anon", "fault_anon_done", "fault_cpu",
+        "fault_enter",
         "fault_err", "fault_file", "fault_files", "fault_first", "fault_flags", "fault_held",
         "fault_ip", "fault_key", "fault_last", "fault_over", "fault_ptr", "fault_released",
         "fault_rss", "fault_shmem", "fault_swap", "fault_to", "fault_waits", "fds", "mm",
@@ -157,7 +158,7 @@ class Task:
         self.fault = False
         self.fault_enter = self.fault_cpu = self.fault_addr = self.fault_ip = 0
         self.fault_err = self.fault_flags = self.fault_last = self.fault_rss = 0
-        self.fault_ptr = self.fault_released = 0
+        self.fault_ptr = self.fault_acquired = self.fault_released = 0
         self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = (
             self.fault_waits
         ) = False
@@ -185,7 +186,8 @@ class Task:
         self.fault_addr = addr
         self.fault_ip = ip
         self.fault_err = err
-        self.fault_flags = self.fault_rss = self.fault_ptr = self.fault_released = 0
+        self.fault_flags = self.fault_rss = self.fault_ptr = 0
+        self.fault_acquired = self.fault_released = 0
         self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = (
             self.fault_waits
         ) = False

@@ -235,6 +235,25 @@ def test_a_fault_may_wait_long_for_the_lock_that_it_tried():
     assert [one.op for one in others] == [c.OP_ACCESS, c.OP_UNKNOWN_POPULATION]
 
 
+def test_a_fault_that_counts_nothing_takes_effect_where_it_got_the_lock():
+    story = Story()
+    story.tell(100, k.RAW_FAULT_USER, ROOT, 0x8000, 0x400, WRITE)
+    story.tell(102, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 0)
+    story.tell(10**6, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 1)
+    story.tell(2 * 10**6, k.RAW_FAULT_USER, ROOT, 0x8000, 0x400, WRITE)
+    story.tell(4 * 10**6, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 1)  # of an unseen call
+    assert [one.t for one in story.without_exec()] == [10**6, 2 * 10**6]
+
+
+def test_locks_after_the_exit_checkpoint_are_no_faults():
+    story = Story()
+    story.tell(100, k.RAW_FAULT_USER, ROOT, 0x8000, 0x400, WRITE)
+    story.snapshots(ROOT, "exit", 150)
+    story.tell(160, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 1)
+    fault, checkpoint = story.without_exec()
+    assert (fault.t, fault.op, checkpoint.op) == (100, c.OP_ACCESS, c.OP_CHECKPOINT)
+
+
 def test_a_kernel_access_that_takes_no_lock_failed_with_page_faults_disabled():
     story = Story()
     story.tell(100, k.RAW_FAULT_KERNEL, ROOT, 0x8000, 0x400, c.X86_PF_WRITE)

@@ -91,6 +91,32 @@ def test_wrong_pages_are_counted_by_how_they_differ():
     assert result.exit_code == 1
 
 
+def shared_at(took, *releases):
+    """Verify a page that is shared in the replay, of our own in the checkpoint."""
+    toy = ToyKernel()
+    images = [InitialImage((AREA,), ((0x10, ANON | c.PG_SHARED),), 0, 0)]
+    tables = Tables(
+        header=Header(pinned_page_cache=True),
+        images=images,
+        checkpoints=[checkpoint({0x10: ANON}, (AREA,))],
+    )
+    begin = event(0, c.OP_EXEC, c.MM_NONE, 100, 1, 0)
+    point = event(100, c.OP_CHECKPOINT, 1, 100, 0, took)
+    trace = MemoryTrace([begin, point, *releases], tables)
+    result = verify_trace(trace, engines=("locked",), make=lambda name, trace: toy)
+    return result.checkpoints[0].shared
+
+
+def test_a_page_that_another_process_lets_go_meanwhile_may_be_shared_or_not():
+    write = event(150, c.OP_ACCESS, 2, 101, 0x10 * PAGE, WRITE)
+    leaves = event(300, c.OP_EXIT, 2, 101, enter=1500)
+    assert (shared_at(600, write), shared_at(600, leaves)) == (0, 0)
+    assert (shared_at(400, write), shared_at(400, leaves), shared_at(600)) == (1, 1, 1)
+    elsewhere = event(150, c.OP_ACCESS, 2, 101, 0x11 * PAGE, WRITE)
+    mine = event(150, c.OP_ACCESS, 1, 100, 0x10 * PAGE, WRITE)
+    assert (shared_at(600, elsewhere), shared_at(600, mine)) == (1, 1)
+
+
 def cause(trace, **options):
     return [name for name, _ in only(trace, **options).causes]
 
