@@ -82,11 +82,13 @@ class Side:
 
 
 class Extent(NamedTuple):
-    """How much to compare.  ``near`` is the page that was touched: then only that
-    one and those that the kernel changed are asked of the engines; -1 = all pages.
+    """How much to compare: which pages, and what besides.
+
+    ``near`` are the pages that the operation was about: only those and the ones
+    that the kernel changed are asked of the engines.  None = all pages.
     """
 
-    near: int
+    near: tuple[int, ...] | None
     maps: bool
     flags: bool
     contents: bool
@@ -184,13 +186,15 @@ def _maps(side: Side, engines: Mapping[str, Engine]) -> Difference | None:
     return None
 
 
-def _pages(side: Side, engines: Mapping[str, Engine], near: int) -> Difference | None:
+def _pages(
+    side: Side, engines: Mapping[str, Engine], near: tuple[int, ...] | None
+) -> Difference | None:
     words, before = side.tables.page_words(), side.words
     same = words == before
     side.words = words
-    if near >= 0 and before is not None:
-        changed = [near] if same else [near, *side.tables.changed(before, words)]
-        if _agree_on(side, engines, words, changed):
+    if near is not None and before is not None:
+        asked = near if same else (*near, *side.tables.changed(before, words))
+        if _agree_on(side, engines, words, asked):
             return None
     kernel: dict[int, int] | None = None
     for name, engine in engines.items():
@@ -207,18 +211,28 @@ def _pages(side: Side, engines: Mapping[str, Engine], near: int) -> Difference |
     return None
 
 
-def _agree_on(side: Side, engines: Mapping[str, Engine], words: Words, vpns: list[int]) -> bool:
+def _agree_on(
+    side: Side, engines: Mapping[str, Engine], words: Words, vpns: tuple[int, ...]
+) -> bool:
     """Tell whether all sides say the same about ``vpns``; False where it takes more."""
     if len(vpns) > _FEW:
         return False
     for vpn in vpns:
         seen = side.tables.page(words, vpn)
-        for engine in engines.values():
-            bits = engine.page(side.mm, vpn)
-            bits = bits & SEEN_BITS if bits & c.KIND_MASK else 0
-            if bits != seen or bits & c.PG_HUGE:
-                return False
+        if any(_engine_page(engine, side.mm, vpn) != seen for engine in engines.values()):
+            return False
     return True
+
+
+def _engine_page(engine: Engine, mm: int, vpn: int) -> int:
+    """Return what :func:`engine_pages` has for one page, 0 = nothing there."""
+    bits = engine.page(mm, vpn)
+    if not bits & c.KIND_MASK:
+        return 0
+    if bits & c.PG_HUGE:
+        first = engine.page(mm, vpn & ~(c.PTRS_PER_PTE - 1))
+        bits = bits & ~c.PG_SHARED | first & c.PG_SHARED
+    return bits & SEEN_BITS
 
 
 def _page_lines(

@@ -39,7 +39,7 @@ Check = Literal["every", "end", "strict"]
 class Every(NamedTuple):
     """How often what is compared: every so many operations."""
 
-    pages: int = 8  # all of them, after a touch
+    pages: int = 8  # all of them, after a touch, and of processes that did nothing
     maps: int = 16  # after a touch, and of processes that did nothing
     flags: int = 40
     contents: int = 40
@@ -303,23 +303,25 @@ class Session:
     def _compare(self, number: int, op: Op) -> Difference | None:
         """Compare all processes.
 
-        After a touch only the pages around it, and now and then all of them: what
-        an engine changed elsewhere comes out a few operations later.
+        Of a process that did nothing or only touched a page, those pages that the
+        kernel changed, and now and then all of them: what only an engine changed
+        elsewhere comes out a few operations later.
         """
         at_end = number == self.last
         if self.at_end and not at_end:
             self.checked += 1
             return None
-        near = -1
-        if op.name in TOUCHES and not at_end and number % self.every.pages:
-            near = op.args[0] >> c.PAGE_SHIFT
+        called = op.name not in TOUCHES
+        near = () if called else (op.args[0] >> c.PAGE_SHIFT,)
+        everywhere = at_end or number % self.every.pages == 0
         now_and_then = number % self.every.maps == 0 or at_end
         flags = number % self.every.flags == 0 or at_end
         contents = number % self.every.contents == 0 or at_end
-        called = op.name not in TOUCHES
         for slot, side in self.sides.items():
             maps = now_and_then or self.stack or (called and slot == op.who)
-            extent = Extent(near, maps, flags, contents)
+            whole = everywhere or (called and slot == op.who)
+            mine = near if slot == op.who else ()
+            extent = Extent(None if whole else mine, maps, flags, contents)
             if found := differences(side, self.engines, self.files, extent):
                 return found
         self.checked += 1
