@@ -152,6 +152,7 @@ class Generator:
         self.profile = profile
         self.base = base_of(profile, seed)
         self.areas = [(0, min(profile.pages, 40))]
+        self.mapped = bytearray(profile.pages)  # 1 = perhaps something there
         self.alive = {0}
         self.heap = heap_of(profile, self.base)
         self.brk_at = 0  # pages, roughly where the break is
@@ -172,6 +173,7 @@ class Generator:
                 ops += self.room_for_huge()
             name = self.rng.choices(self.names, self.weights)[0]
             ops.append(Op(self.who(), name, tuple(getattr(self, name)())))
+            self.note(ops[-1])
             if name == "exit" and ops[-1].who:
                 self.alive.discard(ops[-1].who)
             if name in ("store", "load") and self.rng.random() < 0.3:
@@ -183,12 +185,35 @@ class Generator:
                         ops.append(Op(who, self.rng.choice(("store", "load")), (near, direct)))
         return ops[:count]
 
+    def note(self, op: Op) -> None:
+        """Keep in mind where something is mapped now, in any of the processes."""
+        if op.name in ("munmap", "mmap"):
+            flags = op.args[3] if op.name == "mmap" else 0
+            kept = op.name == "mmap" and not flags & 15
+            if not kept and not op.args[0] & 4095:
+                self._mark(op.args[0], op.args[1], op.name == "mmap")
+        elif op.name == "mremap" and op.args[3] & MREMAP_FIXED and not op.args[0] & 4095:
+            old, old_len, new_len, _, new = op.args
+            if (
+                0 <= old - self.base < len(self.mapped) << 12
+                and self.mapped[old - self.base >> 12]
+            ):
+                self._mark(old, old_len, False)
+                self._mark(new, new_len, True)
+
+    def _mark(self, addr: int, length: int, there: bool) -> None:
+        first = addr - self.base >> 12
+        last = min(first + (length + 4095 >> 12), len(self.mapped))
+        if length < 1 << 40 and 0 <= first < last:
+            self.mapped[first:last] = bytes([there]) * (last - first)
+
     def room_for_huge(self) -> list[Op]:
         """Return the operations that make 4 MiB ready for huge pages."""
         addr = self.base + self.rng.choice((0, 512, 1024)) * 4096
         flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
         self.areas.append(((addr - self.base) >> 12, 1024))
         who = self.who()
+        self._mark(addr, 4 << 20, True)
         return [
             Op(who, "mmap", (addr, 4 << 20, RW, flags, -1, 0)),
             Op(who, "madvise", (addr, 4 << 20, MADV_HUGEPAGE)),
@@ -249,6 +274,8 @@ class Generator:
             file = rng.randrange(2)
             pgoff = rng.choice((0, 0, 1, 5, rng.randrange(Files.SHMEM_PAGES + 3)))
             sharing = rng.choice((MAP_SHARED, MAP_PRIVATE))
+            if rng.random() < 0.25:  # code to run
+                prot |= X
         else:
             flags |= MAP_ANONYMOUS
             if rng.random() < 0.05:
@@ -343,6 +370,7 @@ class Generator:
         grow = rng.randrange(-9, 14) << 12
         offset = max(0, min((self.brk_at << 12) + grow, room - 0x3000))
         self.brk_at = offset >> 12
+        self._mark(self.heap & ~4095, 0x1000 + offset, True)
         self.areas.append(((self.heap - self.base) >> 12, max(1, self.brk_at)))
         return (self.heap + offset + rng.choice((0, 0, 1, 0xDCB, 0xDCC, 0xDCD, 0xFFF)),)
 
@@ -352,6 +380,10 @@ class Generator:
         else:
             first, count = self.pages()
         page = min(first + self.rng.randrange(count), self.profile.pages - 1)
+        for _ in range(6 if self.rng.random() < 0.9 else 0):
+            if self.mapped[page]:
+                break
+            page = self.rng.randrange(self.profile.pages)
         if self.profile.stack and self.rng.random() < 0.5:
             page = max(0, first - self.rng.choice((1, 1, 2, 5, 100)))
         return self.base + page * 4096, self.rng.random() < 0.4
