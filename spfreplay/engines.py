@@ -11,8 +11,10 @@ Both sides are imported late: a command that does not replay pays for neither.
 from __future__ import annotations
 
 import errno
+import gc
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -386,6 +388,19 @@ def replay(
     """
     player = Player(engine, trace.tables)
     done = Replay()
+    with patient_collector():
+        _play_all(player, trace, done, on_checkpoint, progress)
+    done.mismatches, done.mismatch_count = player.mismatches, player.mismatch_count
+    return done
+
+
+def _play_all(
+    player: Player,
+    trace: Trace,
+    done: Replay,
+    on_checkpoint: Callable[[int, int, int], None] | None,
+    progress: Callable[[int], None] | None,
+) -> None:
     for columns in trace.chunks(PLAYED_COLUMNS):
         begin = 0
         for stop in positions(columns, OP_CHECKPOINT):
@@ -399,8 +414,22 @@ def replay(
         done.pages += halves[1::2]
         if progress:
             progress(len(columns))
-    done.mismatches, done.mismatch_count = player.mismatches, player.mismatch_count
-    return done
+
+
+@contextmanager
+def patient_collector() -> Iterator[None]:
+    """Let the garbage collector look less often while engines run.
+
+    Every mapped page is an object or two that lives on; looking through all of
+    them after each 700 new ones is a sixth of a replay.  What the engines drop
+    in cycles is little: an address space now and then.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(20_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def positions(columns: Columns, *ops: int) -> list[int]:

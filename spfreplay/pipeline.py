@@ -27,6 +27,7 @@ from spfreplay.engines import (
     EngineOptions,
     Player,
     make_engine,
+    patient_collector,
 )
 from spfreplay.locate import Pair, fetch, locate
 from spfreplay.selection import select
@@ -63,13 +64,14 @@ def diff_trace(
         trace, build(trace, options), select(trace, options), options.image_every
     )
     try:
-        for columns in trace.chunks(_COLUMNS):
-            examination.feed(columns)
-            cutter.feed(columns)
-            comparison.feed(columns)
-            if progress:
-                progress(len(columns))
-        comparison.finish()
+        with patient_collector():
+            for columns in trace.chunks(_COLUMNS):
+                examination.feed(columns)
+                cutter.feed(columns)
+                comparison.feed(columns)
+                if progress:
+                    progress(len(columns))
+            comparison.finish()
     except KeyboardInterrupt:
         comparison.interrupted = True
     divergence = first_divergence(trace, options, build, comparison)

@@ -86,6 +86,7 @@ OPENED: Final = (
     "alloc_page_vma",
     "handle_pte_fault",
     "__page_add_new_anon_rmap",
+    "free_page",
 )
 #: field -> class of the lock in it, whose methods are opened as well
 OPENED_LOCKS: Final = {"ptl": SpinLock, "mm_rb_lock": RwLock, "mmap_sem": RwLock}

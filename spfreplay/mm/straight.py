@@ -112,7 +112,9 @@ def hoist(function: ast.FunctionDef) -> None:
             target = ast.Name(derived.names[key], ast.Store())
             before.append(ast.copy_location(ast.Assign([target], value), function.body[0]))
             ast.fix_missing_locations(before[-1])
-    function.body = [*before, *(derived.visit(each) for each in function.body)]
+    rest = [derived.visit(each) for each in function.body]
+    documented = ast.get_docstring(function, clean=False) is not None
+    function.body = [*rest[:documented], *before, *rest[documented:]]
 
 
 class Derived(ast.NodeTransformer):

@@ -93,13 +93,12 @@ def free_gathered(task: Task, mm: MmStruct, gather: list[Page | PageTable]) -> S
     Models: mm/memory.c:tlb_flush_mmu_free(), mm/swap_state.c:free_pages_and_swap_cache()
     """
     tables: list[PageTable] = [item for item in gather if item.__class__ is PageTable]
+    pages: list[Any] = gather
     kernel = mm.kernel
     if tables:
         yield from tlb_remove_tables(task, mm, tables)
-    for item in gather:
-        if item.__class__ is PageTable:
-            continue
-        page: Any = item
+        pages = [item for item in gather if item.__class__ is Page]
+    for page in pages:
         yield RMW, page, PAGE_MAPCOUNT
         page.refcount = left = page.refcount - 1
         if left > 0:

@@ -91,6 +91,7 @@ def zap_pte_range(
     yield LOCK, table, PTL
     table.ptl.lock(task)
     kernel = mm.kernel
+    mem_map = kernel.mem_map
     gather = task.gather
     left = table.used
     anon = 0
@@ -104,9 +105,10 @@ def zap_pte_range(
         left -= 1
         pte_class = pte >> PTE_CLASS_SHIFT
         if pte_class == CLASS_ANON:
-            page = kernel.mem_map.get(pte >> PTE_PFN_SHIFT)
+            pfn = pte >> PTE_PFN_SHIFT
+            page = mem_map.get(pfn)
             if page is None:
-                page = pfn_to_page(kernel, pte >> PTE_PFN_SHIFT)
+                page = pfn_to_page(kernel, pfn)
             anon += 1
             yield RMW, page, PAGE_MAPCOUNT
             page.mapcount -= 1
