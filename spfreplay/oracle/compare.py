@@ -21,7 +21,7 @@ MNEMONICS: Final = {
     "nh": c.VM_NOHUGEPAGE, "mg": c.VM_MERGEABLE,
 }  # fmt: skip
 #: So many pages are asked one by one.
-_FEW: Final = 20
+FEW: Final = 20
 #: Lines of one difference.
 LISTED: Final = 16
 SEEN_BITS: Final = c.KIND_MASK | c.PG_HUGE | c.PG_SHARED
@@ -215,7 +215,7 @@ def _agree_on(
     side: Side, engines: Mapping[str, Engine], words: Words, vpns: tuple[int, ...]
 ) -> bool:
     """Tell whether all sides say the same about ``vpns``; False where it takes more."""
-    if len(vpns) > _FEW:
+    if len(vpns) > FEW:
         return False
     for vpn in vpns:
         seen = side.tables.page(words, vpn)

@@ -20,6 +20,7 @@ from typing import Final, Literal, NamedTuple
 from spfreplay.engines import Engine
 from spfreplay.oracle import kernel as live
 from spfreplay.oracle.compare import (
+    FEW,
     Difference,
     Extent,
     Side,
@@ -39,10 +40,10 @@ Check = Literal["every", "end", "strict"]
 class Every(NamedTuple):
     """How often what is compared: every so many operations."""
 
-    pages: int = 8  # all of them, after a touch, and of processes that did nothing
+    pages: int = 8  # all of them, wherever the operation was
     maps: int = 16  # after a touch, and of processes that did nothing
-    flags: int = 40
-    contents: int = 40
+    flags: int = 50
+    contents: int = 50
 
 
 STRICT: Final = Every(1, 1, 1, 1)
@@ -303,29 +304,47 @@ class Session:
     def _compare(self, number: int, op: Op) -> Difference | None:
         """Compare all processes.
 
-        Of a process that did nothing or only touched a page, those pages that the
-        kernel changed, and now and then all of them: what only an engine changed
-        elsewhere comes out a few operations later.
+        Of the pages those that the operation was about and those that the kernel
+        changed, and now and then all of them: what only an engine changed elsewhere
+        comes out a few operations later.
         """
         at_end = number == self.last
         if self.at_end and not at_end:
             self.checked += 1
             return None
         called = op.name not in TOUCHES
-        near = () if called else (op.args[0] >> c.PAGE_SHIFT,)
+        near = _pages_of(op)
         everywhere = at_end or number % self.every.pages == 0
         now_and_then = number % self.every.maps == 0 or at_end
         flags = number % self.every.flags == 0 or at_end
         contents = number % self.every.contents == 0 or at_end
         for slot, side in self.sides.items():
             maps = now_and_then or self.stack or (called and slot == op.who)
-            whole = everywhere or (called and slot == op.who)
             mine = near if slot == op.who else ()
+            whole = everywhere or mine is None
             extent = Extent(None if whole else mine, maps, flags, contents)
             if found := differences(side, self.engines, self.files, extent):
                 return found
         self.checked += 1
         return None
+
+
+def _pages_of(op: Op) -> tuple[int, ...] | None:
+    """Return the pages that ``op`` is about, None where it takes too many."""
+    if op.name in TOUCHES:
+        return (op.args[0] >> c.PAGE_SHIFT,)
+    if op.name in ("fork", "exit", "brk", "mlockall", "munlockall"):
+        return None
+    addr, length, *_ = op.args
+    ranges = [(addr, length)]
+    if op.name == "mremap":
+        ranges += [(addr, op.args[2]), (op.args[4], op.args[2])]
+    pages: list[int] = []
+    for start, size in ranges:
+        if size > FEW << c.PAGE_SHIFT:
+            return None
+        pages += range(start >> c.PAGE_SHIFT, (start + size + 4095) >> c.PAGE_SHIFT)
+    return tuple(pages)
 
 
 def _limit_locking() -> bool:
