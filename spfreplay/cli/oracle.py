@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -134,10 +135,8 @@ def oracle(
     )
     if output is not None:
         _make_folder(output)
-    result = run_campaign(options, None if quiet else _heartbeat())
-    if output is not None:
-        for found in result.mismatches:
-            _write(output, found)
+    keep = None if output is None else functools.partial(_write, output)
+    result = run_campaign(options, None if quiet else _heartbeat(), keep)
     emit(_tell(result, form), None)
     if result.interrupted:
         return EXIT_INTERRUPTED

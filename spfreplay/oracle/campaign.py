@@ -142,9 +142,14 @@ def shrunk(
 
 
 def run_campaign(
-    options: CampaignOptions, progress: Callable[[CampaignResult], None] | None = None
+    options: CampaignOptions,
+    progress: Callable[[CampaignResult], None] | None = None,
+    on_mismatch: Callable[[ProgramResult], None] | None = None,
 ) -> CampaignResult:
     """Run the programs; Ctrl-C ends it with what is known by then.
+
+    :param progress: called after every program
+    :param on_mismatch: called with each mismatch, shrunk
 
     :raises CannotError: this kernel cannot be the judge
     """
@@ -163,6 +168,8 @@ def run_campaign(
             _add(result, one)
             if one.judged.found:
                 result.mismatches.append(shrunk(engines, one, options.shrink_seconds))
+                if on_mismatch:
+                    on_mismatch(result.mismatches[-1])
                 if not options.keep_going:
                     break
             result.seconds = time.monotonic() - start

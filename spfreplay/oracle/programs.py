@@ -274,7 +274,7 @@ class Generator:
             file = rng.randrange(2)
             pgoff = rng.choice((0, 0, 1, 5, rng.randrange(Files.SHMEM_PAGES + 3)))
             sharing = rng.choice((MAP_SHARED, MAP_PRIVATE))
-            if rng.random() < 0.25:  # code to run
+            if prot and rng.random() < 0.25:  # code to run
                 prot |= X
         else:
             flags |= MAP_ANONYMOUS
