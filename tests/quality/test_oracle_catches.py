@@ -1,16 +1,11 @@
 """The live-kernel judge finds planted bugs: each engine here is wrong in one way."""
 
-import sys
 from array import array
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "live"))
-
-from kernel_oracle import engine_class, judge
-from live_kernel import cannot_judge
-
+from spfreplay.oracle.campaign import factory, judge_program
+from spfreplay.oracle.kernel import cannot_judge
 from spfreplay_reference import contract as c
 
 pytestmark = [
@@ -25,7 +20,7 @@ class Planted:
     """An engine at the door with one wall moved; the rest is the reference."""
 
     def __init__(self, profile, files):
-        self.inner = engine_class("reference")(profile, files)
+        self.inner = factory("reference")(profile, files)
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
@@ -208,8 +203,12 @@ BUGS = [
 ]
 
 
+def differs(engine, profile, seed):
+    return judge_program({"planted": engine}, profile, seed, OPERATIONS).judged.found is not None
+
+
 @pytest.mark.parametrize(("bug", "profile"), BUGS, ids=lambda x: getattr(x, "__name__", x))
 def test_planted_bug_is_found(bug, profile):
-    seed = next(s for s in range(1, SEEDS + 1) if judge(bug, profile, s, OPERATIONS)[0])
+    seed = next(seed for seed in range(1, SEEDS + 1) if differs(bug, profile, seed))
     # ... and it is the bug that was found: without it the program is in order.
-    assert judge(engine_class("reference"), profile, seed, OPERATIONS)[0] is None
+    assert not differs(factory("reference"), profile, seed)
