@@ -204,7 +204,8 @@ BUGS = [
 
 
 def differs(engine, profile, seed):
-    return judge_program({"planted": engine}, profile, seed, OPERATIONS).judged.found is not None
+    judged = judge_program({"planted": engine}, profile, seed, OPERATIONS).judged
+    return judged.found is not None
 
 
 @pytest.mark.parametrize(("bug", "profile"), BUGS, ids=lambda x: getattr(x, "__name__", x))
