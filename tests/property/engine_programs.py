@@ -105,7 +105,8 @@ def random_profile(rng):
         thp_zero_page=rng.random() < 0.8,
         overcommit_memory=rng.choice((0, 0, 1, 2)),
         max_map_count=rng.choice((65530, 65530, 30, 14)),
-        stack_limit=rng.choice((8 << 20, 12 * PAGE, 300 * PAGE, -1)),
+        # not without a limit: a stack of 40 TiB can be had then, and be populated
+        stack_limit=rng.choice((8 << 20, 12 * PAGE, 300 * PAGE, 16 << 20)),
         memlock_limit=rng.choice((-1, -1, 64 * PAGE, 0)),
     )
 
