@@ -49,6 +49,8 @@ OP_COLLAPSE: Final = 23  # addr: khugepaged makes the 2 MiB range one huge page
 OP_SWAP_OUT: Final = 24  # addr
 OP_NUMA_HINT: Final = 25  # addr, len
 OP_MIGRATE: Final = 26  # addr
+# Recorded again:
+OP_FILE_SIZE: Final = 27  # file id, bytes: what lies behind leaves cache and mappings
 
 MM_NONE: Final = 0xFFFF_FFFF
 #: ``ret`` of an event whose result was not recorded (synthetic traces).
@@ -317,12 +319,27 @@ class InitialImage(NamedTuple):
     """The address space that exec left, or that a trace starts from.
 
     ``pages`` are (vpn, page bits): kind, and PG_WRITE where it is known.
+
+    The fields with defaults tell what exec never leaves, but a window that was
+    cut out of a longer trace may start from:
+
+    ``contents`` (vpn, content) where a page does not hold what exec leaves;
+    ``frames`` (vpn, name): pages of one name are one frame, in all images of a trace;
+    ``tables`` vpn >> 9 of each PTE table that exists though nothing of it is mapped;
+    ``anon`` per region, 0 or the number of its anon_vma, negative if its chain
+    holds further ones; empty: as ``anon_vma`` of the regions says, each its own;
+    ``def_flags`` what mlockall(MCL_FUTURE) gives new mappings.
     """
 
     regions: tuple[Region, ...]
     pages: tuple[tuple[int, int], ...]
     start_brk: int
     brk: int
+    contents: tuple[tuple[int, int], ...] = ()
+    frames: tuple[tuple[int, int], ...] = ()
+    tables: tuple[int, ...] = ()
+    anon: tuple[int, ...] = ()
+    def_flags: int = 0
 
 
 class Image(NamedTuple):
