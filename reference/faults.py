@@ -5,6 +5,7 @@ Behaviour judged by the running kernel, 6.18, unless tagged ``unjudged``.
 
 from __future__ import annotations
 
+from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import (
     CONTENT_SHIFT,
     FILE_SHMEM,
@@ -158,9 +159,9 @@ def populate(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int) -
             outcome = huge_fault(mm, profile, area, vpn, write)
             if outcome:
                 return outcome
-            mm.tables.add(vpn >> 9)
         if area.backing is not None:
             return _file_fault(mm, profile, area, vpn, write)
+        mm.tables.add(vpn >> 9)
         if write:
             _map_anon(mm, area, vpn, 0)
             return OUT_ANON
@@ -217,9 +218,11 @@ def _file_fault(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int
         return OUT_SIGBUS
     if write and not area.flags & VM_SHARED:
         backing.bring_in(index)
+        mm.tables.add(vpn >> 9)
         _map_anon(mm, area, vpn, backing.content(index))
         return OUT_FILE_COW
     if not backing.visible:
+        mm.tables.add(vpn >> 9)
         return OUT_FILE
     if write:
         backing.bring_in(index)
@@ -236,6 +239,7 @@ def _map_folio(mm: Mm, profile: KernelProfile, area: Area, vpn: int, extra: int)
         first, last = _whole_folios(area, vpn, vpn)
         if any(each in mm.bits for each in range(first, last + 1)):
             first = last = vpn
+    mm.tables.add(vpn >> 9)
     bits = file_page_bits(area) | extra
     for each in range(first, last + 1):
         mm.bits[each] = bits
@@ -273,14 +277,34 @@ def map_itself(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
 
 
 def map_around(mm: Mm, profile: KernelProfile, area: Area, vpn: int) -> None:
-    """Map what is in the cache of the pages near ``vpn``, itself included."""
-    if area.backing is None or not area.backing.around or profile.fault_around_pages <= 1:
+    """Map what is in the cache of the pages near ``vpn``, itself included.
+
+    Where there is no page table yet and the first page found belongs to the folio
+    at the end of a disk file, nothing is: 6.18 makes the table only on its way to
+    large mappings, which must not cross the end.
+    """
+    backing = area.backing
+    if backing is None or not backing.around or profile.fault_around_pages <= 1:
         return
     first, last = around_window(profile, area, vpn)
-    if first <= last:
-        if profile.map_large_folios:
-            first, last = _whole_folios(area, first, last)
-        _map_window(mm, area, first, last)
+    shift = area.index(vpn) - vpn
+    indexes = range(first + shift, last + 1 + shift)
+    found = next((index for index in indexes if backing.resident(index)), None)
+    if found is None or (vpn >> 9 not in mm.tables and _is_at_end(backing, found)):
+        return
+    mm.tables.add(vpn >> 9)
+    if profile.map_large_folios:
+        if not _is_at_end(backing, first + shift):
+            first, _ = _whole_folios(area, first, first)
+        if not _is_at_end(backing, last + shift):
+            _, last = _whole_folios(area, last, last)
+    _map_window(mm, area, first, last)
+
+
+def _is_at_end(backing: Backing, index: int) -> bool:
+    """Does the folio of ``index`` hold the last page of a file that is not shmem?"""
+    head, count = backing.folios.get(index, (index, 1))
+    return backing.kind != FILE_SHMEM and 0 <= backing.pages <= head + count
 
 
 def around_window(profile: KernelProfile, area: Area, vpn: int) -> tuple[int, int]:

@@ -125,12 +125,37 @@ def fault_window(vmf: VmFault, file: File, nr_pages: int, *, large: bool) -> tup
     end = min(index - pte_off + high, file_pages(file) - 1)
     if large and file.folios and start <= end:
         folio = folio_range(vmf, file, start)
-        if folio is not None and is_resident(file, start):
+        if folio is not None and can_map_large(file, start) and is_resident(file, start):
             start = min(start, folio[0])
         folio = folio_range(vmf, file, end)
-        if folio is not None and is_resident(file, end):
+        if folio is not None and can_map_large(file, end) and is_resident(file, end):
             end = max(end, folio[0] + folio[1] - 1)
     return start, end
+
+
+def can_map_large(file: File, index: int) -> bool:
+    """Tell whether fault-around may map the folio at ``index`` whole: not up to the end.
+
+    shmem may always.
+
+    Models: 6.18 mm/filemap.c:filemap_map_pages()
+    """
+    first, pages = file.folios.get(index, (index, 1))
+    return file.facts.kind == FILE_SHMEM or first + pages < file_pages(file)
+
+
+def maps_nothing(file: File, start: int, end: int) -> bool:
+    """Tell whether fault-around gives up where there is no PTE table yet.
+
+    6.18 makes the table in filemap_map_pmd(), which it leaves out for a folio
+    at the end of the file.
+
+    Models: 6.18 mm/filemap.c:filemap_map_pages()
+    """
+    for index in range(start, end + 1):
+        if is_resident(file, index):
+            return not can_map_large(file, index)
+    return True
 
 
 def do_fault_around(task: Task, vmf: VmFault, file: File) -> Steps[int]:
@@ -152,6 +177,8 @@ def do_fault_around(task: Task, vmf: VmFault, file: File) -> Steps[int]:
     yield READ, vmf.pmd, ENTRY
     table = vmf.pmd.entries[vmf.pmd_index]
     if table is None:
+        if maps_nothing(file, start, end):
+            return 0
         yield from pte_alloc(task, vmf.pmd, vmf.pmd_index)
     locked = yield from pte_map_lock(task, vmf)
     if not locked:
