@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from spfreplay.oracle.programs import Op
+from spfreplay.oracle.touch import SIGNALS
 from spfreplay.trace import words as w
 from spfreplay_reference.contract import PAGE_SIZE, RET_UNKNOWN
 
@@ -37,7 +38,7 @@ def exercised(ops: Sequence[Op], answers: array[int]) -> Exercised:
         for trait in _traits(op):
             found[op.name, trait] += 1
         if answer < 0:
-            found[op.name, "-" + errno.errorcode.get(-answer, str(-answer))] += 1
+            found[op.name, SIGNALS.get(answer) or "-" + errno.errorcode[-answer]] += 1
     return found
 
 
@@ -47,7 +48,7 @@ def _traits(op: Op) -> Iterator[str]:
         text = kind.write(args[at])
         yield from text.split("|") if kind is w.MAP else (text,)
     if op.name in ("store", "load", "run"):
-        yield "user" if args[1] else "kernel"
+        yield "user" if args[1] or op.name == "run" else "kernel"
         return
     if op.name in ("fork", "exit", "munlockall", "mlockall", "brk"):
         return

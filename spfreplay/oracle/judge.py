@@ -31,6 +31,7 @@ from spfreplay.oracle.compare import (
 from spfreplay.oracle.heap import move_break
 from spfreplay.oracle.programs import SLOTS, Op, Profile, heap_of
 from spfreplay.oracle.subject import DIRECT, EXECUTE, WRITE, Local, Remote
+from spfreplay.oracle.touch import SIGNALS
 from spfreplay_reference import contract as c
 
 Factory = Callable[[c.KernelProfile, Sequence[c.FileFacts]], Engine]
@@ -49,8 +50,9 @@ class Every(NamedTuple):
 STRICT: Final = Every(1, 1, 1, 1)
 #: Limit of locked memory for programs that obey one (bytes).
 MEMLOCK: Final = 60 * c.PAGE_SIZE
-BAD: Final = frozenset({c.OUT_SEGV_MAPERR, c.OUT_SEGV_ACCERR, c.OUT_SIGBUS})
-SILENT: Final = BAD | {c.OUT_NONE}
+#: What a bad touch ends in if it is direct, as in ``SIGNALS``; else in EFAULT.
+BAD: Final = {c.OUT_SEGV_MAPERR: -11001, c.OUT_SEGV_ACCERR: -11002, c.OUT_SIGBUS: -7002}
+SILENT: Final = frozenset({c.OUT_NONE, *BAD})
 #: Whether a touch of a present page must (True) or must not (False) get it a new frame.
 #: Not OUT_REUSE: the kernel copies where a per-CPU batch still holds a reference.
 NEW_FRAME: Final = {
@@ -85,7 +87,9 @@ def signed(value: int) -> int:
 
 
 def errno_text(ret: int) -> str:
-    """Print what a call returned."""
+    """Print what a call returned, or what a touch came to."""
+    if ret in SIGNALS:
+        return SIGNALS[ret]
     return f"{ret:#x}" if ret >= 0 else f"-{errno.errorcode.get(-ret, '?')} ({ret})"
 
 
@@ -223,32 +227,11 @@ class Session:
             r.file == 0 and addr < r.end and end > r.start for r in self.first.regions(mm)
         )
 
-    def _legal(self, mm: int, addr: int, how: int) -> bool:
-        """Tell whether a direct touch of ``addr`` cannot raise a signal."""
-        region = self.first.region(mm, addr)
-        if region is None:
-            return False
-        right = c.VM_WRITE if how & WRITE else c.VM_EXEC if how & EXECUTE else c.VM_READ
-        if how & EXECUTE and region.file < 0:
-            return False  # no code there
-        if region.file >= 0 and self.files:
-            index = region.pgoff + ((addr - region.start) >> 12)
-            if index * c.PAGE_SIZE >= self.files.facts[region.file].size:
-                return False
-            if how & EXECUTE and (index == 40 or self.files.in_hole(region.file, index)):
-                return False
-        elif region.flags & c.VM_SHARED and not self.first.page(mm, addr >> 12):
-            return False  # perhaps beyond the end of the object
-        return bool(region.flags & right)
-
     def _touch(self, number: int, side: Side, op: Op) -> Difference | None:
         addr, direct = op.args
         how, error_code = TOUCHES[op.name]
         if direct or how & EXECUTE:
-            if self._legal(side.mm, addr, how):
-                how, error_code = how | DIRECT, error_code | c.X86_PF_USER
-            elif how & EXECUTE:
-                return None
+            how, error_code = how | DIRECT, error_code | c.X86_PF_USER
         before = side.frame(addr) if self.frames else 0
         ret, word, faults = self.subjects[op.who].touch(how, addr, number + 1)
         self.answers[-1] = ret
@@ -259,7 +242,8 @@ class Session:
             text = c.OUTCOME_NAMES[outcome]
             if engine is self.first:
                 self.outcomes[text] += 1
-            if (outcome in BAD) != (ret < 0):
+            bad = BAD.get(outcome, 0)
+            if ret != (bad if how & DIRECT else -errno.EFAULT if bad else 0):
                 return Difference.of(name, "result", errno_text(ret), text)
             if ret:
                 continue

@@ -94,7 +94,8 @@ class Files:
                 if index not in hole:
                     page = struct.pack("<Q", CONTENT_FILE | facts.id << 31 | index)
                     page = page.ljust(RET_OFFSET, b"\0") + b"\xc3"
-                    os.pwrite(fd, page, index * PAGE_SIZE)
+                    offset = index * PAGE_SIZE
+                    os.pwrite(fd, page[: facts.size - offset], offset)
         # An engine takes a shared mapping made without PROT_WRITE for one of a file
         # opened for reading: the call does not tell.  So it is one.
         self.readers = tuple(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY) for fd in self.fds)
