@@ -223,7 +223,6 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     if not allows(bits, error_code):
         area = _faults_around(mm, addr, error_code, bits)
         if area is not None:
-            mm.tables.add(vpn >> 9)
             map_around(mm, kernel._profile, area, vpn)
             return again._replace(in_fault=vpn not in mm.bits)
         outcome = fault(mm, kernel._profile, addr, error_code & X86_PF_WRITE, bits)
