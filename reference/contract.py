@@ -328,6 +328,8 @@ class InitialImage(NamedTuple):
     ``tables`` vpn >> 9 of each PTE table that exists though nothing of it is mapped;
     ``anon`` per region, 0 or the number of its anon_vma, negative if its chain
     holds further ones; empty: as ``anon_vma`` of the regions says, each its own;
+    ``pgoffs`` per region vm_pgoff, of private anonymous memory too; empty: start >> 12
+    there, else as the region says;
     ``def_flags`` what mlockall(MCL_FUTURE) gives new mappings.
     """
 
@@ -339,6 +341,7 @@ class InitialImage(NamedTuple):
     frames: tuple[tuple[int, int], ...] = ()
     tables: tuple[int, ...] = ()
     anon: tuple[int, ...] = ()
+    pgoffs: tuple[int, ...] = ()
     def_flags: int = 0
 
 
