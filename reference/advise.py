@@ -195,21 +195,55 @@ def _remove(mm: Mm, area: Area, start: int, end: int) -> int:
         return -EACCES
     first = area.index(start >> PAGE_SHIFT)
     count = (end - start) >> PAGE_SHIFT
-    for each in mm.everyone.values():
-        _zap_object(each, area.backing, first, count)
+    unmap_everywhere(mm.everyone, area.backing, first, count)
     area.backing.punch(first, count)
     return 0
 
 
-def _zap_object(mm: Mm, backing: Backing, first: int, count: int) -> None:
-    """Unmap pages of an object wherever ``mm`` maps them; private copies stay."""
+def unmap_everywhere(mms: dict[int, Mm], backing: Backing, first: int, count: int) -> None:
+    """Unmap pages of an object that are about to leave the page cache.
+
+    A large folio of which only a part goes is split, and so unmapped as a whole.
+    """
+    for each in mms.values():
+        _zap_object(each, backing, first, count)
+    for border in (first, first + count):
+        _split_folio(mms, backing, backing.cut_folio(border))
+
+
+def resize(mms: dict[int, Mm], backing: Backing, size: int) -> None:
+    """Give a file another size in bytes: what lies behind it is unmapped, copies too.
+
+    Whether those pages are in the page cache is told by events of their own.
+    """
+    pages = -(-size >> PAGE_SHIFT)
+    shorter = not 0 <= backing.pages <= pages
+    backing.pages = pages
+    if shorter:
+        for each in mms.values():
+            _zap_object(each, backing, pages, 1 << 52, copies=True)
+        last = size >> PAGE_SHIFT
+        _split_folio(mms, backing, backing.cut_folio(last, within=last < pages))
+
+
+def _split_folio(mms: dict[int, Mm], backing: Backing, folio: tuple[int, int] | None) -> None:
+    """Unmap a folio that was split: its pages come back by faults."""
+    if folio is not None:
+        for each in mms.values():
+            _zap_object(each, backing, *folio)
+
+
+def _zap_object(
+    mm: Mm, backing: Backing, first: int, count: int, *, copies: bool = False
+) -> None:
+    """Unmap pages of an object wherever ``mm`` maps them; private copies may stay."""
     for area in mm.space.areas:
         if area.backing is not backing:
             continue
         low = area.start + ((max(first, area.pgoff) - area.pgoff) << PAGE_SHIFT)
         high = min(area.end, area.start + ((first + count - area.pgoff) << PAGE_SHIFT))
         for vpn in mm.present(low, high):
-            if mm.bits[vpn] & KIND_MASK == KIND_FILE:
+            if copies or mm.bits[vpn] & KIND_MASK == KIND_FILE:
                 mm.unmap(area, vpn)
 
 

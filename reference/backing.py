@@ -78,24 +78,52 @@ class Backing:
     def add(self, first: int, count: int) -> None:
         """A folio entered the page cache."""
         self.absent.difference_update(range(first, first + count))
-        if count > 1:
-            self._add_folio(first, count)
+        self._set_folio(first, count)
 
     def drop(self, first: int, count: int) -> None:
-        """A folio left the page cache."""
+        """A folio left the page cache: a disk has it still, memory does not."""
         for index in range(first, first + count):
             self.folios.pop(index, None)
-            self.contents.pop(index, None)
+            if self.kind == FILE_SHMEM:
+                self.contents[index] = 0
             if self.owned:
                 self.present.discard(index)
             else:
                 self.absent.add(index)
 
+    def cut_folio(self, index: int, *, within: bool = False) -> tuple[int, int] | None:
+        """Cut the large folio around ``index`` so that one begins there.
+
+        It is halved, and so is the half that holds ``index``, down to one page;
+        one that is only known in part is forgotten.
+        :param within: the cut goes through page ``index`` itself.
+        :return: (first, pages) that it had; None if nothing was to be cut.
+        """
+        whole = self.folios.get(index)
+        if whole is None or (whole[0] == index and not within):
+            return None
+        first, count = whole
+        for each in range(first, first + count):
+            self.folios.pop(each, None)
+        if count & (count - 1) or first % count:
+            return whole
+        while count > 1:
+            count //= 2
+            upper = first + count
+            self._set_folio(first if index >= upper else upper, count)
+            first = upper if index >= upper else first
+        return whole
+
     def punch(self, first: int, count: int) -> None:
         """Make a hole: what is read there from now on is zeroes."""
         self.drop(first, count)
-        if not self.owned:
-            self.contents.update(dict.fromkeys(range(first, first + count), 0))
+        self.contents.update(dict.fromkeys(range(first, first + count), 0))
+
+    def _set_folio(self, first: int, count: int) -> None:
+        if count > 1:
+            self._add_folio(first, count)
+        else:
+            self.folios.pop(first, None)
 
     def _add_folio(self, first: int, count: int) -> None:
         for index in range(first, first + count):

@@ -22,6 +22,7 @@ from spfreplay_reference.contract import (
     OP_CACHE_DEL,
     OP_CHECKPOINT,
     OP_EXIT,
+    OP_FILE_SIZE,
     OP_FORK,
     OP_GAP,
     OP_MADVISE,
@@ -111,7 +112,7 @@ class LockedKernel:
         """Carry out one system call.  :return: its result, or ``-errno``."""
         if op in (OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION):
             return 0
-        if op in (OP_CACHE_ADD, OP_CACHE_DEL):
+        if op in (OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE):
             return self._cache(op, a0, a1, a2)
         if op == OP_FORK:
             return self._fork(mm, a0, a1, a2)
@@ -233,8 +234,16 @@ class LockedKernel:
 
     def _cache(self, op: int, file: int, index: int, pages: int) -> int:
         backing = self._files.get(file)
-        if backing is not None:
-            (backing.add if op == OP_CACHE_ADD else backing.drop)(index, pages)
+        if backing is None:
+            return 0
+        if op == OP_CACHE_ADD:
+            backing.add(index, pages)
+        elif op == OP_FILE_SIZE:
+            advise.resize(self._mms, backing, index)
+        else:
+            # Truncated or reclaimed: nothing maps a page that leaves the cache.
+            advise.unmap_everywhere(self._mms, backing, index, pages)
+            backing.drop(index, pages)
         return 0
 
     def _fork(self, mm: int, child_tid: int, child_mm: int, flags: int) -> int:

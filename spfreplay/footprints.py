@@ -35,6 +35,7 @@ from spfreplay_reference.contract import (
     OP_COLLAPSE,
     OP_EXEC,
     OP_EXIT,
+    OP_FILE_SIZE,
     OP_FORK,
     OP_GAP,
     OP_MADVISE,
@@ -57,7 +58,7 @@ ALL_PAGES: Final = 1 << 52
 _AROUND: Final = 15
 _TABLE: Final = PTRS_PER_PTE - 1
 NO_OPERATION: Final = frozenset(
-    {OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION, OP_CACHE_ADD, OP_CACHE_DEL}
+    {OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION, OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE}
 )
 _ONE_PAGE: Final = frozenset({OP_ACCESS, OP_SWAP_OUT, OP_MIGRATE})
 _PAGES_ONLY: Final = frozenset({OP_MADVISE, OP_NUMA_HINT})

@@ -29,6 +29,7 @@ from spfreplay_reference.contract import (
     OP_CHECKPOINT,
     OP_EXEC,
     OP_EXIT,
+    OP_FILE_SIZE,
     OP_FORK,
     OP_GAP,
     OP_MBIND,
@@ -87,7 +88,7 @@ PLAYED_COLUMNS: Final = (
 LISTED_MISMATCHES: Final = 50
 
 _INERT: Final = frozenset({OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION})
-_CACHE: Final = frozenset({OP_CACHE_ADD, OP_CACHE_DEL})
+_CACHE: Final = frozenset({OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE})
 _SYNTHETIC: Final = frozenset(range(OP_MBIND, OP_MIGRATE + 1))
 _UNJUDGED_RET: Final = frozenset({OP_FORK, OP_EXIT, OP_EXEC})
 _MARKED: Final = 0x80  # set in the op of an event that needs a closer look

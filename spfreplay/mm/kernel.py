@@ -19,6 +19,7 @@ from spfreplay.mm.image import (
 from spfreplay.mm.mmap import U64, UNKNOWN_FILE
 from spfreplay.mm.spf_reasons import REASON_NAMES
 from spfreplay.mm.steps import Steps
+from spfreplay.mm.truncate import remove_folio
 from spfreplay.mm.types import Kernel, MmStruct, Task
 from spfreplay_reference.contract import (
     FILE_UNKNOWN,
@@ -27,10 +28,10 @@ from spfreplay_reference.contract import (
     OP_CACHE_DEL,
     OP_CHECKPOINT,
     OP_EXIT,
+    OP_FILE_SIZE,
     OP_FORK,
     OP_GAP,
     OP_MADVISE,
-    OP_MIGRATE,
     OP_MLOCK,
     OP_MLOCKALL,
     OP_MMAP,
@@ -131,7 +132,10 @@ class SpeculativeKernel:
         self._access: Call = wrap(functions.access)
         self._mmput: Call = wrap(functions.mmput)
         self._free_tables: Call = wrap(functions.tlb_remove_table_rcu)
-        self._calls: list[Call | None] = [None] * (OP_MIGRATE + 1)
+        self._unmap_file: Call = wrap(functions.unmap_mapping_range)
+        self._split_folios: Call = wrap(functions.split_partial_folios)
+        self._truncate: Call = wrap(functions.truncate_pagecache)
+        self._calls: list[Call | None] = [None] * (OP_FILE_SIZE + 1)
         for op, name in CALLS.items():
             self._calls[op] = wrap(getattr(functions, name))
 
@@ -265,19 +269,27 @@ class SpeculativeKernel:
     def _without_mm(self, op: int, file_id: int, index: int, pages: int) -> int:
         if op in NO_EFFECT:
             return 0
-        if op not in (OP_CACHE_ADD, OP_CACHE_DEL):
+        if op not in (OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE):
             raise ModelError(f"not modelled yet: operation {op}")
         number = UNKNOWN_FILE if file_id == FILE_UNKNOWN else file_id
         file = self.kernel.files.get(number)
         if file is None:
             raise ModelError(f"page cache of file {file_id}, which the trace does not list")
+        task = Task(SOFTIRQ_TID, None)
         if op == OP_CACHE_ADD:
             file.absent.difference_update(range(index, index + pages))
+            file.folios.pop(index, None)
             add_folio(file, index, pages)
+        elif op == OP_FILE_SIZE:
+            shorter = not 0 <= file.size <= index
+            file.size = index
+            if shorter:
+                self._truncate(task, self.kernel, file, index)
         else:
-            file.absent.update(range(index, index + pages))
-            for gone in range(index, index + pages):
-                file.folios.pop(gone, None)
+            # A page leaves the cache when nothing maps it: truncated, or reclaimed.
+            self._unmap_file(task, self.kernel, file, index, pages, 0)
+            self._split_folios(task, self.kernel, file, index, pages)
+            remove_folio(file, index, pages)
         return 0
 
     # -- what is there -----------------------------------------------------

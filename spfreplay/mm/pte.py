@@ -129,5 +129,5 @@ def vma_wants_writenotify(vma: VmArea) -> bool:
 
 def file_pages(file: File) -> int:
     """Return the number of pages below the end of ``file``; all that have a name if unknown."""
-    size = file.facts.size
+    size = file.size
     return (size + 4095) >> 12 if size >= 0 else 1 << 31

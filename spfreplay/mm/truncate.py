@@ -1,7 +1,10 @@
-"""Hole punching: pages of a file go, and with them every mapping of them."""
+"""Truncation and hole punching: pages of a file go, and every mapping of them."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from spfreplay.mm.image import add_folio
 from spfreplay.mm.pgtable import pmd_offset
 from spfreplay.mm.pte import CLASS_CACHE, PTE_CLASS_SHIFT
 from spfreplay.mm.steps import (
@@ -18,9 +21,20 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
-from spfreplay.mm.types import PFN_CACHE, File, MmStruct, Page, PageTable, Task, VmArea
+from spfreplay.mm.types import (
+    PFN_CACHE,
+    File,
+    Kernel,
+    MmStruct,
+    Page,
+    PageTable,
+    Task,
+    VmArea,
+)
 from spfreplay.mm.zap import zap_page_range
-from spfreplay_reference.contract import VM_SHARED
+from spfreplay_reference.contract import FILE_SHMEM, VM_SHARED
+
+LAST_INDEX: Final = 1 << 52  # behind every page of a file
 
 
 def punch_hole(task: Task, file: File, index: int, pages: int, mm: MmStruct) -> Steps[None]:
@@ -28,23 +42,102 @@ def punch_hole(task: Task, file: File, index: int, pages: int, mm: MmStruct) -> 
 
     Copies in private mappings stay.
 
-    Models: mm/shmem.c:shmem_fallocate(), mm/memory.c:unmap_mapping_range()
+    Models: mm/shmem.c:shmem_fallocate()
     Context: no mmap_sem; takes i_mmap_lock, so that no VMA comes or moves.
+    """
+    yield from unmap_mapping_range(task, mm.kernel, file, index, pages, 0)
+    yield from split_partial_folios(task, mm.kernel, file, index, pages)
+    yield WRITE, file, PAGE_CACHE
+    truncate_cache(file, index, pages)
+
+
+def truncate_pagecache(task: Task, kernel: Kernel, file: File, size: int) -> Steps[None]:
+    """Unmap what lies behind the new end of ``file``, the copies of it too.
+
+    Which pages leave the cache then is told by events of their own.
+
+    Models: mm/truncate.c:truncate_pagecache(), truncate_inode_partial_folio()
+    :param size: bytes; less than it was.
+    """
+    end = size + 4095 >> 12
+    yield from unmap_mapping_range(task, kernel, file, end, LAST_INDEX - end, 1)
+    yield WRITE, file, PAGE_CACHE
+    split = split_folio(file, size >> 12, size & 4095)
+    if split is not None:
+        yield from unmap_mapping_range(task, kernel, file, split[0], split[1], 0)
+
+
+def split_partial_folios(
+    task: Task, kernel: Kernel, file: File, index: int, pages: int
+) -> Steps[None]:
+    """Split the folios that reach over an end of the range: nothing maps them then.
+
+    Models: mm/huge_memory.c:unmap_folio(), folio_split()
+    """
+    for border in (index, index + pages):
+        yield WRITE, file, PAGE_CACHE
+        split = split_folio(file, border, 0)
+        if split is not None:
+            yield from unmap_mapping_range(task, kernel, file, split[0], split[1], 0)
+
+
+def split_folio(file: File, index: int, offset: int) -> tuple[int, int] | None:
+    """Split the folio that byte ``offset`` of page ``index`` cuts; return what it was.
+
+    What is left are the buddies of ``index``, from one page up.  A folio known
+    in part only (at the end of a look at the cache) is forgotten.
+
+    Models: 6.18 mm/huge_memory.c:__split_unmapped_folio(), not uniform
+    """
+    folio = file.folios.get(index)
+    if folio is None or (folio[0] == index and not offset):
+        return None
+    first, pages = folio
+    for each in range(first, first + pages):
+        file.folios.pop(each, None)
+    if pages.bit_count() == 1 and not first & pages - 1:
+        order = 1
+        while 1 << order < pages:
+            add_folio(file, (index >> order ^ 1) << order, 1 << order)
+            order += 1
+    return folio
+
+
+def unmap_mapping_range(
+    task: Task, kernel: Kernel, file: File, index: int, pages: int, even_cows: int
+) -> Steps[None]:
+    """Unmap ``pages`` pages of ``file`` from all address spaces.
+
+    :param even_cows: private copies of them as well.
+
+    Models: mm/memory.c:unmap_mapping_range()
+    Context: takes i_mmap_lock.
     """
     yield LOCK, file, I_MMAP_LOCK
     file.i_mmap_lock.lock(task)
-    for each in tuple(mm.kernel.mms.values()):
+    for each in tuple(kernel.mms.values()):
         yield READ, each, MM_RB
         vmas = tuple(each.mm_rb)
         for vma in vmas:
             yield READ, vma, VM_FILE
             vm_file = vma.vm_file
             if vm_file is file:
-                yield from unmap_mapping_range_vma(task, vma, index, index + pages)
+                yield from unmap_mapping_range_vma(task, vma, index, index + pages, even_cows)
     yield UNLOCK, file, I_MMAP_LOCK
     file.i_mmap_lock.unlock(task)
-    yield WRITE, file, PAGE_CACHE
-    truncate_cache(file, index, pages)
+
+
+def remove_folio(file: File, index: int, pages: int) -> None:
+    """Take pages out of the cache: a disk file has them still, memory does not.
+
+    Models: mm/filemap.c:filemap_remove_folio(); nothing maps a page by then.
+    """
+    if file.facts.kind == FILE_SHMEM:
+        truncate_cache(file, index, pages)
+        return
+    for gone in range(index, index + pages):
+        file.folios.pop(gone, None)
+        file.absent.add(gone)
 
 
 def truncate_cache(file: File, index: int, pages: int) -> None:
@@ -58,8 +151,10 @@ def truncate_cache(file: File, index: int, pages: int) -> None:
             file.cache[gone] = Page(PFN_CACHE | file.number << 31 | gone, 0)
 
 
-def unmap_mapping_range_vma(task: Task, vma: VmArea, first: int, last: int) -> Steps[None]:
-    """Unmap file pages ``[first, last)`` from one VMA, but not the copies of them.
+def unmap_mapping_range_vma(
+    task: Task, vma: VmArea, first: int, last: int, even_cows: int
+) -> Steps[None]:
+    """Unmap file pages ``[first, last)`` from one VMA, and perhaps the copies of them.
 
     Models: mm/memory.c:unmap_mapping_range_vma(), SPF v11 09/26
     Context: i_mmap_lock (held): the bounds stay.
@@ -71,7 +166,7 @@ def unmap_mapping_range_vma(task: Task, vma: VmArea, first: int, last: int) -> S
     base = vma.vm_start - (vma.vm_pgoff << 12)
     yield READ, vma, VM_FLAGS
     vm_flags = vma.vm_flags
-    if vm_flags & VM_SHARED:
+    if vm_flags & VM_SHARED or even_cows:
         yield from zap_page_range(task, vma, base + (first << 12), base + (last << 12))
         return
     for index in range(first, last):

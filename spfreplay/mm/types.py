@@ -212,17 +212,18 @@ class File:
     ``number`` is the trace's file id, or a name above them all for a shared
     anonymous object.  ``cache`` holds the pages that were touched or stored
     to; whether an untouched index is resident is told by ``facts``,
-    ``present`` and ``absent``.
+    ``present`` and ``absent``.  ``size`` is ``i_size`` in bytes, -1 if unknown.
     """
 
     __slots__ = ("absent", "anon_shared", "cache", "facts", "folios", "i_mmap_lock", "number",
-                 "refcount", "vm_ops")  # fmt: skip
+                 "refcount", "size", "vm_ops")  # fmt: skip
 
     def __init__(
         self, number: int, facts: FileFacts, vm_ops: VmOperations, *, anon_shared: bool = False
     ) -> None:
         self.number = number
         self.facts = facts
+        self.size = facts.size  # a recorded file_size is an event alone: nobody faults then
         self.vm_ops = vm_ops
         self.anon_shared = anon_shared  # made by mmap(MAP_SHARED | MAP_ANONYMOUS)
         self.cache: dict[int, Page] = {}  # i_pages lock

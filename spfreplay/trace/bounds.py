@@ -22,8 +22,8 @@ from spfreplay_reference.contract import (
     OP_CACHE_DEL,
     OP_CHECKPOINT,
     OP_EXEC,
+    OP_FILE_SIZE,
     OP_FORK,
-    OP_MIGRATE,
     OP_MMAP,
     OP_UNKNOWN_POPULATION,
     PAGE_SHIFT,
@@ -54,7 +54,7 @@ MAX_TEXT_LINE: Final = 1 << 20
 #: Bytes accepted from a pipe: they go to a temporary file first.
 MAX_PIPE: Final = 4 << 30
 
-LAST_OP: Final = OP_MIGRATE
+LAST_OP: Final = OP_FILE_SIZE
 _KNOWN_OPS: Final = bytes(range(1, LAST_OP + 1))
 _END_VPN: Final = TASK_SIZE >> PAGE_SHIFT
 
@@ -129,6 +129,7 @@ def _check_ids(columns: Columns, ops: bytes, ids: Ids) -> None:
             (OP_CHECKPOINT, "checkpoint", 0, ids.checkpoints),
             (OP_CACHE_ADD, "file", 0, ids.files),
             (OP_CACHE_DEL, "file", 0, ids.files),
+            (OP_FILE_SIZE, "file", 0, ids.files),
             (OP_UNKNOWN_POPULATION, "rss member", 0, 4),
         ):
             for at in _each(ops, op):
@@ -155,6 +156,7 @@ def note_ids(columns: Columns, used: Ids) -> None:
         (OP_MMAP, columns.a4, "files"),
         (OP_CACHE_ADD, columns.a0, "files"),
         (OP_CACHE_DEL, columns.a0, "files"),
+        (OP_FILE_SIZE, columns.a0, "files"),
         (OP_EXEC, columns.a1, "images"),
         (OP_CHECKPOINT, columns.a0, "checkpoints"),
     ):

@@ -41,6 +41,7 @@ from spfreplay_reference.contract import (
     OP_CACHE_DEL,
     OP_CHECKPOINT,
     OP_EXEC,
+    OP_FILE_SIZE,
     OP_FORK,
     OP_GAP,
     OP_MMAP,
@@ -51,7 +52,7 @@ from spfreplay_reference.contract import (
 HEALTH_COLUMNS: Final = ("t", "enter", "tid", "mm", "op", "flags", "a0", "a1", "a4")
 _CAPPING: Final = ("D", "F")
 #: Facts about files, noted by a thread within some event of its own.
-_WITHIN: Final = frozenset((OP_CACHE_ADD, OP_CACHE_DEL))
+_WITHIN: Final = frozenset((OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE))
 
 
 @dataclass(frozen=True, slots=True)

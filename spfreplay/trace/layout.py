@@ -32,7 +32,7 @@ MAGIC: Final = b"\x89SPFT\r\n\x1a"
 #: how the text form of a trace begins
 FIRST_TEXT: Final = b"spfreplay text"
 MAJOR: Final = 1
-MINOR: Final = 0
+MINOR: Final = 1  # 1: the operation file_size
 FILE_HEAD: Final = struct.Struct("<8sHHI")
 CHUNK_HEAD: Final = struct.Struct("<4sHHIII")
 CRC: Final = struct.Struct("<I")

@@ -84,6 +84,7 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "cache_add": Verb(c.OP_CACHE_ADD, _FOLIO),
     "cache_del": Verb(c.OP_CACHE_DEL, _FOLIO),
+    "file_size": Verb(c.OP_FILE_SIZE, (Slot(0, w.COUNT), Slot(1, w.COUNT))),
     "mbind": Verb(c.OP_MBIND, (*_RANGE, Slot(2, w.POLICY))),
     "uffd_register": Verb(c.OP_UFFD_REGISTER, (*_RANGE, Slot(2, w.UFFD))),
     "uffd_unregister": Verb(c.OP_UFFD_UNREGISTER, _RANGE),

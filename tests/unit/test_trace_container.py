@@ -192,7 +192,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
     "bad",
     [
         Event(0, 0, 0, 0, 0, 0, 0),
-        Event(0, 0, 0, 0, 0, 0, 27),
+        Event(0, 0, 0, 0, 0, 0, 28),
         Event(0, 0, 0, 0, -1, 0, OP_ACCESS),
         Event(0, 0, 0, 0, 0, 1 << 23, OP_ACCESS),
         Event(0, 2, 1, 0, 0, 0, OP_ACCESS),
