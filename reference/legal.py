@@ -1,55 +1,69 @@
 """The legal set of a window: what the locked kernel can make of it.
 
-Every serial order of the pieces of its operations (:mod:`pieces`) is tried
-that keeps
+Every serial order of the pieces of its operations (:mod:`pieces`) counts that
+keeps
 
 * real time: an operation that ended before another began comes before it
   (closed intervals: those that touch overlap, either may come first),
-* program order within each thread, and
-* mmap_sem, where an operation holds it between two of its pieces.
+* program order within each thread,
+* mmap_sem, where an operation holds it between two of its pieces, and
+* the results that were recorded, as far as they are given.
 
-What the locked kernel allows beyond that has a name (:data:`RELAXATIONS`) and
-is added only if asked for.
+What the locked kernel allows beyond that has a name (:data:`RELAXATIONS`), is
+added only if asked for, and an outcome says which names it takes.
+
+What an order comes to is the result of every operation and, per mm, what its
+image is other than at the start (:mod:`changes`); two are equal iff results and
+whole images are.  Nothing in here costs what the mm is large, but whole images,
+fork, exit, and calls over more pages than there are.
+
+A budget of states and of seconds ends the search.  Then ``stopped`` says so:
+outcomes that were found are legal, of all others it is not known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Final, NamedTuple
 
-from spfreplay_reference.contract import OP_MUNMAP, Region
-from spfreplay_reference.engine import LockedKernel
-from spfreplay_reference.pieces import (
-    IDLE,
-    STALE_TLB,
-    Doing,
-    Operation,
-    World,
-    gets_through,
-    go_stale,
-    stale_ways,
-    step,
-)
+from spfreplay_reference.apart import groups
+from spfreplay_reference.changes import Change, Page, image_after
+from spfreplay_reference.contract import OP_EXEC, Image, Region
+from spfreplay_reference.engine import LockedKernel, Unsupported
+from spfreplay_reference.orders import DOWNGRADE, Allowance, Found, Orders
+from spfreplay_reference.pieces import STALE_TLB, Operation
 
 #: States that are looked into before the answer is "unknown".
 BUDGET: Final = 20_000
-DOWNGRADE: Final = "munmap-downgrade"
+#: Outcomes of groups that cannot meet are multiplied up to here.
+PRODUCT: Final = 20_000
 
 #: name -> what a locked kernel does that no serial order of pieces does
 RELAXATIONS: Final = {
     STALE_TLB: "a CPU goes on using a translation until the call that removed it has flushed",
     DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
 }
+#: In this order they are tried.
+TIERS: Final = ((), (STALE_TLB,), (STALE_TLB, DOWNGRADE))
 #: Known, and not built: windows that need them are not searched under these names.
 NOT_BUILT: Final = {
     "fork-skips-table": "fork misses a page table that a fault fills while it copies",
-    "two-copies": "two address spaces both copy the page that they share",
 }
 
 
-class Page(NamedTuple):
-    vpn: int
-    word: int  # the canonical word of the contract
+class Reached(NamedTuple):
+    """What one order came to, in short.
+
+    ``results`` has one number per operation: what a call returned, what a load
+    loaded, 0 for a store, minus OUT_SEGV_* or OUT_SIGBUS for an access that was
+    refused (minus OUT_LIVELOCK: it never would get through).  ``changes`` has
+    one entry per mm that is not as at the start.
+    """
+
+    results: tuple[int, ...]
+    changes: tuple[Change, ...]
 
 
 class FrozenImage(NamedTuple):
@@ -62,32 +76,61 @@ class FrozenImage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one order came to.
-
-    ``results`` has one number per operation: what a call returned, what a load
-    loaded, 0 for a store, minus OUT_SEGV_* or OUT_SIGBUS for an access that was
-    refused (minus OUT_LIVELOCK: it never would get through).
-    """
+    """What one order came to, with the whole image of every mm, by number."""
 
     results: tuple[int, ...]
     images: tuple[FrozenImage, ...]
 
-    def having(self, number: int, result: int) -> Outcome:
-        """Return it with the result of one operation filled in."""
-        results = (*self.results[:number], result, *self.results[number + 1 :])
-        return Outcome(results, self.images)
 
+@dataclass(frozen=True, slots=True)
+class Legal:
+    """The legal set.
 
-class Legal(NamedTuple):
-    """The legal set; empty if it is not ``complete``: UNKNOWN, not illegal.
-
-    ``states`` were looked into, ``pruned`` orders ended at a constraint.
+    :param reached: each with the relaxations that it takes, the fewest.
+    :param stopped: why it may not be all: "states", "seconds", "depth" or
+        "product"; "" if it is all.
+    :param states: that were looked into.
+    :param pruned: orders that ended at a recorded result, or could not go on.
+    :param apart: the numbers of the operations in each group that meets no other.
+    :param start: the state before the window.
     """
 
-    outcomes: frozenset[Outcome]
-    complete: bool
+    reached: Mapping[Reached, tuple[str, ...]]
+    stopped: str
     states: int
     pruned: int
+    apart: tuple[tuple[int, ...], ...]
+    start: LockedKernel = field(compare=False, repr=False)
+
+    @property
+    def complete(self) -> bool:
+        """Is what is not in it illegal?"""
+        return not self.stopped
+
+    @property
+    def outcomes(self) -> dict[Outcome, tuple[str, ...]]:
+        """Return ``reached`` with whole images: for an mm of few pages.
+
+        Context: ``start`` has not moved on meanwhile.
+        """
+        before = {mm: self.start.image(mm) for mm in self.start.mms()}
+        return {
+            Outcome(each.results, _images(before, each.changes)): names
+            for each, names in self.reached.items()
+        }
+
+
+def _images(before: Mapping[int, Image], changes: Sequence[Change]) -> tuple[FrozenImage, ...]:
+    images = dict(before)
+    for change in changes:
+        if change.ended:
+            del images[change.mm]
+        else:
+            images[change.mm] = image_after(images.get(change.mm), change)
+    return tuple(
+        FrozenImage(mm, image.regions, tuple(map(Page, image.vpns, image.words)), image.rss)
+        for mm, image in sorted(images.items())
+    )
 
 
 def legal_set(
@@ -96,162 +139,107 @@ def legal_set(
     *,
     recorded: Sequence[int | None] | None = None,
     budget: int = BUDGET,
+    seconds: float | None = None,
     relaxations: Collection[str] = (),
+    apart: bool = True,
 ) -> Legal:
     """Return what the locked kernel can make of ``operations``.
 
     :param kernel: the state at the start; it is left alone.
+    :param operations: those of one thread in program order.
     :param recorded: results that were seen, None = not known: an order in which
         an operation comes to another result is infeasible and pruned.
-    :param budget: states to look into.
-    :raises ValueError: an unknown relaxation, or an operation that ends before it begins
+    :param budget: states to look into, over all groups and tiers of relaxations.
+    :param seconds: of wall-clock time.
+    :param apart: whether to search operations that cannot meet each for itself.
+    :raises ValueError: an unknown relaxation, one without the one it builds on,
+        or an operation that ends before it begins
+    :raises Unsupported: exec is not modelled in windows
     """
-    unknown = set(relaxations) - RELAXATIONS.keys()
-    if unknown:
-        raise ValueError(f"no such relaxation: {', '.join(sorted(unknown))}")
+    tiers = [names for names in TIERS if set(names) <= set(relaxations)]
+    if set(tiers[-1]) != set(relaxations):
+        raise ValueError(f"no such relaxations: {', '.join(sorted(relaxations))}")
     if any(each.exit < each.enter for each in operations):
         raise ValueError("an operation ends before it begins")
-    return _Search(operations, recorded, budget, relaxations).run(kernel)
+    if any(each.op == OP_EXEC for each in operations):
+        raise Unsupported("no legal set of a window with an exec")
+    allowance = Allowance.of(budget, seconds)
+    parts = groups(kernel, operations) if apart else [list(range(len(operations)))]
+    found = [
+        _tiers(kernel, [operations[n] for n in numbers],
+               None if recorded is None else [recorded[n] for n in numbers], allowance, tiers)
+        for numbers in parts
+    ]  # fmt: skip
+    reached = _multiplied(len(operations), parts, found, allowance)
+    return Legal(
+        reached,
+        allowance.stopped,
+        allowance.states,
+        sum(each.pruned for each in found),
+        tuple(map(tuple, parts)),
+        kernel,
+    )
 
 
-class _Budget(Exception):
-    """The search has to stop."""
+def _tiers(
+    kernel: LockedKernel,
+    operations: Sequence[Operation],
+    recorded: Sequence[int | None] | None,
+    allowance: Allowance,
+    tiers: Sequence[tuple[str, ...]],
+) -> Found:
+    """Search one group, strictly first; an outcome keeps the fewest names."""
+    whole = Found({}, 0)
+    for names in tiers:
+        found = Orders(kernel, operations, recorded, allowance, names).run()
+        whole = Found(found.outcomes | whole.outcomes, whole.pruned + found.pruned)
+        if allowance.stopped:
+            break
+    return whole
 
 
-class _Progress(NamedTuple):
-    """How far each thread is: operations done, and where it is in the next one."""
-
-    done: tuple[int, ...]
-    doing: tuple[Doing, ...]
-
-    def moved(self, thread: int, done: int, doing: Doing) -> _Progress:
-        after = thread + 1
-        return _Progress(
-            (*self.done[:thread], self.done[thread] + done, *self.done[after:]),
-            (*self.doing[:thread], doing, *self.doing[after:]),
-        )
-
-
-class _Move(NamedTuple):
-    """The next piece of a thread; ``stale``: through what that operation has not flushed."""
-
-    thread: int
-    stale: int = -1
-
-
-class _Search:
-    """A depth-first search over orders; a state met again is not looked into again."""
-
-    def __init__(
-        self,
-        operations: Sequence[Operation],
-        recorded: Sequence[int | None] | None,
-        budget: int,
-        relaxations: Collection[str],
-    ) -> None:
-        self.operations = operations
-        self.recorded = recorded
-        self.budget = budget
-        self.relaxations = relaxations
-        self.pruned = 0
-        names = sorted({each.thread for each in operations})
-        self.threads = [
-            [i for i, each in enumerate(operations) if each.thread == name] for name in names
-        ]
-        self.known: dict[Hashable, frozenset[Outcome]] = {}
-
-    def run(self, kernel: LockedKernel) -> Legal:
-        threads = len(self.threads)
-        start = _Progress((0,) * threads, (IDLE,) * threads)
-        try:
-            outcomes = self._outcomes(start, World(kernel).copy())
-            complete = True
-        except _Budget:
-            # Rests of orders do not count: only what a whole order comes to is legal.
-            outcomes = frozenset()
-            complete = False
-        return Legal(outcomes, complete, len(self.known), self.pruned)
-
-    def _outcomes(self, at: _Progress, world: World) -> frozenset[Outcome]:
-        """Return what can come of the rest, with 0 as the result of what is done.
-
-        Changes ``world``.
-        """
-        key = at, world.key()
-        found = self.known.get(key)
-        if found is not None:
-            return found
-        if len(self.known) >= self.budget:
-            raise _Budget
-        moves = self._moves(at, world)
-        if moves:
-            reached: set[Outcome] = set()
-            for move in moves:
-                last = move is moves[-1]
-                reached |= self._after(at, move, world if last else world.copy())
-            found = frozenset(reached)
-        else:
-            images = tuple(_freeze(world.kernel, mm) for mm in world.kernel.mms())
-            found = frozenset((Outcome((0,) * len(self.operations), images),))
-        self.known[key] = found
-        return found
-
-    def _next(self, at: _Progress, thread: int) -> int | None:
-        """Return the number of the operation that a thread does or will do."""
-        mine, done = self.threads[thread], at.done[thread]
-        return mine[done] if done < len(mine) else None
-
-    def _moves(self, at: _Progress, world: World) -> list[_Move]:
-        """Return the pieces that may come next."""
-        waiting = {
-            thread: self.operations[number]
-            for thread in range(len(self.threads))
-            if (number := self._next(at, thread)) is not None
-        }
-        horizon = min((each.exit for each in waiting.values()), default=0)
-        moves = []
-        for thread, each in waiting.items():
-            if each.enter > horizon:
-                continue
-            if not at.doing[thread].in_fault:
-                moves += [_Move(thread, number) for number in stale_ways(world, each)]
-            if self._lets_in(at, waiting, thread) or (
-                not at.doing[thread].in_fault and gets_through(world, each)
-            ):
-                moves.append(_Move(thread))
-        return moves
-
-    def _lets_in(self, at: _Progress, waiting: dict[int, Operation], thread: int) -> bool:
-        """Does mmap_sem, as the others hold it, allow the next piece of ``thread``?"""
-        if at.doing[thread].lock(waiting[thread]):
-            return True  # it holds it itself
-        for other, each in waiting.items():
-            lock = at.doing[other].lock(each) if other != thread else ""
-            if lock == "write" and each.op == OP_MUNMAP and DOWNGRADE in self.relaxations:
-                lock = "read"
-            if lock == "write" or (lock and waiting[thread].writer):
-                return False
-        return True
-
-    def _after(self, at: _Progress, move: _Move, world: World) -> set[Outcome]:
-        """Make a move; return what can come of it."""
-        thread = move.thread
-        number = self.threads[thread][at.done[thread]]
-        each = self.operations[number]
-        if move.stale >= 0:
-            result: int | Doing = go_stale(world, each, move.stale)
-        else:
-            result = step(world, number, each, at.doing[thread], self.relaxations)
-        if isinstance(result, Doing):
-            return set(self._outcomes(at.moved(thread, 0, result), world))
-        if self.recorded is not None and self.recorded[number] not in (None, result):
-            self.pruned += 1
-            return set()
-        rest = self._outcomes(at.moved(thread, 1, IDLE), world)
-        return {outcome.having(number, result) for outcome in rest}
+def _multiplied(
+    count: int, parts: Sequence[Sequence[int]], found: Sequence[Found], allowance: Allowance
+) -> Mapping[Reached, tuple[str, ...]]:
+    """Put together what groups came to that cannot meet."""
+    size = 1
+    for each in found:
+        size *= len(each.outcomes)
+    if size > PRODUCT:
+        allowance.stopped = "product"
+        return {}
+    together: dict[Reached, tuple[str, ...]] = {}
+    for choice in product(*(each.outcomes.items() for each in found)):
+        results, names = [0] * count, set[str]()
+        for numbers, ((mine, _), through) in zip(parts, choice, strict=True):
+            names.update(through)
+            for number, result in zip(numbers, mine, strict=True):
+                results[number] = result
+        changes = _joined([outcome[1] for outcome, _ in choice])
+        together[Reached(tuple(results), changes)] = tuple(n for n in RELAXATIONS if n in names)
+    return together
 
 
-def _freeze(kernel: LockedKernel, mm: int) -> FrozenImage:
-    image = kernel.image(mm)
-    pages = tuple(map(Page, image.vpns, image.words))
-    return FrozenImage(mm, image.regions, pages, image.rss)
+def _joined(parts: Sequence[tuple[Change, ...]]) -> tuple[Change, ...]:
+    """Join changes of the same mm in places that have nothing to do with each other."""
+    by_mm: dict[int, list[Change]] = {}
+    for part in parts:
+        for change in part:
+            by_mm.setdefault(change.mm, []).append(change)
+    joined = [_one(mm, changes) for mm, changes in sorted(by_mm.items())]
+    return tuple(change for change in joined if any(change[1:]))
+
+
+def _one(mm: int, parts: Sequence[Change]) -> Change:
+    gone = tuple(sorted(region for part in parts for region in part.gone))
+    regions = tuple(sorted(region for part in parts for region in part.regions))
+    pages = tuple(sorted(page for part in parts for page in part.pages))
+    rss = tuple(map(sum, zip(*(part.rss for part in parts if part.rss), strict=True)))
+    ended, made = any(part.ended for part in parts), any(part.made for part in parts)
+    return Change(mm, gone, regions, pages, rss if any(rss) else (), made, ended)
+
+
+__all__ = [
+    "BUDGET", "DOWNGRADE", "NOT_BUILT", "RELAXATIONS", "STALE_TLB", "TIERS", "Change",
+    "FrozenImage", "Legal", "Operation", "Outcome", "Page", "Reached", "legal_set",
+]  # fmt: skip

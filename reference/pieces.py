@@ -50,8 +50,9 @@ from spfreplay_reference.contract import (
 )
 from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.faults import RETRIES, access, fault, map_around, map_itself
+from spfreplay_reference.layers import layer_of
 from spfreplay_reference.memory import Frame, Mm
-from spfreplay_reference.snapshot import Copier, Names, key_of
+from spfreplay_reference.snapshot import Branch, Copier, key_of
 from spfreplay_reference.space import VM_ACCESS, Area
 
 ZAPS: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
@@ -123,6 +124,10 @@ class Stale(NamedTuple):
         )
         return not weaker
 
+    def now(self, copier: Copier) -> Stale:
+        """Return it for the copy of a branch."""
+        return self._replace(holder=copier.counterpart(self.holder))
+
     @property
     def content(self) -> int:
         if isinstance(self.holder, Backing):
@@ -131,36 +136,42 @@ class Stale(NamedTuple):
 
 
 class World:
-    """A locked kernel, and per operation what it has not flushed yet."""
+    """A branch of a locked kernel, and per operation what it has not flushed yet."""
 
-    def __init__(self, kernel: LockedKernel) -> None:
-        self.kernel = kernel
-        #: number of the operation -> vpn -> what it was
-        self.stale: dict[int, dict[int, Stale]] = {}
+    def __init__(self, branch: Branch) -> None:
+        self.branch = branch
+        #: number of the operation -> (mm, vpn) -> what it was
+        self.stale: dict[int, dict[tuple[int, int], Stale]] = {}
+
+    @property
+    def kernel(self) -> LockedKernel:
+        return self.branch.kernel
 
     def copy(self) -> World:
-        copier = Copier()
-        copy = World(copier.kernel(self.kernel))
-        for number, pages in self.stale.items():
-            copy.stale[number] = {vpn: _copy_stale(each, copier) for vpn, each in pages.items()}
+        copy = World(self.branch)
+        copy.stale = self.stale
+        copy.part()
         return copy
 
+    def part(self) -> Copier:
+        """Go on as a copy; what it was until now stays as it was."""
+        copier = Copier(self.branch)
+        self.branch = copier.branch
+        self.stale = {
+            number: {page: each.now(copier) for page, each in pages.items()}
+            for number, pages in self.stale.items()
+        }
+        return copier
+
     def key(self) -> Hashable:
-        names = Names()
-        key = key_of(self.kernel, names)
-        if not self.stale:
-            return key
-        return key, tuple(
-            (number, vpn, each.bits, names.of(each.holder), each.offset, each.content)
-            for number, pages in sorted(self.stale.items())
-            for vpn, each in sorted(pages.items())
+        return key_of(
+            self.branch,
+            [
+                ((number, page, each.bits, each.offset), each.holder)
+                for number, pages in sorted(self.stale.items())
+                for page, each in sorted(pages.items(), key=lambda item: item[0])
+            ],
         )
-
-
-def _copy_stale(each: Stale, copier: Copier) -> Stale:
-    if isinstance(each.holder, Backing):
-        return each._replace(holder=copier.backing(each.holder))
-    return each if each.holder is None else each._replace(holder=copier.frame(each.holder))
 
 
 # -- steps ------------------------------------------------------------------
@@ -175,13 +186,17 @@ def step(
         return doing.error
     if each.op == OP_ACCESS:
         return _attempt(world.kernel, each, doing)
-    before = None
-    if STALE_TLB in relaxations:
-        before = _translations(world.kernel._mm(each.mm))
+    if STALE_TLB not in relaxations or each.mm not in world.kernel._mms:
+        return _zap(world.kernel, each, doing) if each.zaps else _call(world.kernel, each)
+    before = world.branch
+    copier = world.part()
     came_to = _zap(world.kernel, each, doing) if each.zaps else _call(world.kernel, each)
-    if before is None:
+    gone = _taken_away(before, copier, each.mm)
+    if gone:
+        world.stale[number] = gone | world.stale.get(number, {})
+    if isinstance(came_to, Doing) or number not in world.stale:
         return came_to
-    return _unflushed(world, number, each, doing, came_to, before)
+    return Doing(doing.pieces + 1, came_to, flushing=True)
 
 
 def _call(kernel: LockedKernel, each: Operation, args: Sequence[int] | None = None) -> int:
@@ -260,38 +275,34 @@ def _faults_around(mm: Mm, addr: int, error_code: int, bits: int) -> Area | None
 # -- translations that are not flushed yet ----------------------------------
 
 
-def _translations(mm: Mm) -> dict[int, Stale]:
-    """Return what a TLB may hold of an mm."""
-    found: dict[int, Stale] = {}
-    for vpn, bits in mm.bits.items():
-        kind = bits & KIND_MASK
-        if kind == KIND_ANON:
-            found[vpn] = Stale(bits, mm.frames[vpn], 0)
-        elif kind == KIND_FILE:
-            area = mm.space.at(vpn << PAGE_SHIFT)
-            assert area is not None
-            found[vpn] = Stale(bits, area.backing, area.index(vpn))
-        else:
-            found[vpn] = Stale(bits, None, 0)
-    return found
+def _taken_away(before: Branch, copier: Copier, name: int) -> dict[tuple[int, int], Stale]:
+    """Return what a TLB may still hold of an mm, and its page table no longer."""
+    now = copier.branch.kernel._mms.get(name)
+    if now is None:
+        return {}
+    mm = before.kernel._mm(name)
+    bits, frames = layer_of(now.bits), layer_of(now.frames)
+    written = set(mm.bits)
+    if bits is not None and frames is not None:
+        written = {*bits.changed, *frames.changed}
+    gone = {}
+    for vpn in written:
+        old = _translation(mm, vpn)
+        if old is not None and not (old := old.now(copier)).lives_in(_translation(now, vpn)):
+            gone[name, vpn] = old
+    return gone
 
 
-def _unflushed(
-    world: World,
-    number: int,
-    each: Operation,
-    doing: Doing,
-    came_to: Step,
-    before: dict[int, Stale],
-) -> Step:
-    """Keep for the others what a piece has taken away, until the flush."""
-    now = _translations(world.kernel._mm(each.mm))
-    gone = {vpn: old for vpn, old in before.items() if not old.lives_in(now.get(vpn))}
-    if gone:
-        world.stale[number] = gone | world.stale.get(number, {})
-    if isinstance(came_to, Doing) or number not in world.stale:
-        return came_to
-    return Doing(doing.pieces + 1, came_to, flushing=True)
+def _translation(mm: Mm, vpn: int) -> Stale | None:
+    bits = mm.bits.get(vpn, 0)
+    kind = bits & KIND_MASK
+    if kind == KIND_ANON:
+        return Stale(bits, mm.frames[vpn], 0)
+    if kind == KIND_FILE:
+        area = mm.space.at(vpn << PAGE_SHIFT)
+        assert area is not None
+        return Stale(bits, area.backing, area.index(vpn))
+    return Stale(bits, None, 0) if bits else None
 
 
 def stale_ways(world: World, each: Operation) -> list[int]:
@@ -299,10 +310,11 @@ def stale_ways(world: World, each: Operation) -> list[int]:
     if each.op != OP_ACCESS or not world.stale:
         return []
     addr, error_code = each.args[:2]
+    page = each.mm, addr >> PAGE_SHIFT
     return [
         number
         for number, pages in world.stale.items()
-        if (old := pages.get(addr >> PAGE_SHIFT)) is not None and allows(old.bits, error_code)
+        if (old := pages.get(page)) is not None and allows(old.bits, error_code)
     ]
 
 
@@ -316,7 +328,7 @@ def gets_through(world: World, each: Operation) -> bool:
 
 def go_stale(world: World, each: Operation, number: int) -> int:
     """Let an access through what operation ``number`` has not flushed; return its result."""
-    old = world.stale[number][each.args[0] >> PAGE_SHIFT]
+    old = world.stale[number][each.mm, each.args[0] >> PAGE_SHIFT]
     if not each.args[1] & X86_PF_WRITE:
         return old.content
     if isinstance(old.holder, Backing):

@@ -1,116 +1,395 @@
-"""Copies of a whole locked kernel, and keys that are equal iff two of them are.
+"""States that have grown out of one: cheap to copy, cheap to tell apart.
 
-For small address spaces: a search over orders copies at every branch.  Nothing
-here is on the path of a replay.
+A :class:`Branch` is a whole locked kernel laid over another, which stays as it
+is (:mod:`layers`).  Whatever is read of the start's changeable things (an area,
+a frame, a backing, an mm) is copied first and is the branch's own from then on,
+so that no code has to know on which of the two it works::
+
+    start     A----B----C----D      read and written by nobody
+    branch    .    b    .    .      own: what somebody has looked at
+
+To copy a branch, or to make its key, costs what it owns, and four or five
+nanoseconds per area of the mm.  A fork looks at everything: after one, an mm
+and its child cost what they are large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping
+from typing import Any, SupportsIndex, cast, overload
 
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.engine import LockedKernel
+from spfreplay_reference.layers import GONE, Layer, LayerSet, Lent
 from spfreplay_reference.memory import Frame, Mm
-from spfreplay_reference.space import Area, Space
+from spfreplay_reference.space import Anon, Area, Space
+
+
+class Areas(list[Area]):
+    """The areas of one mm of a branch: the start's until somebody looks at them."""
+
+    __slots__ = ("adopt", "gone", "own")
+
+    def __init__(self, areas: Iterable[Area], adopt: Callable[[Area], Area]) -> None:
+        super().__init__(areas)
+        self.adopt = adopt
+        #: by id: areas that are not the start's; areas of the start that are not here
+        self.own: dict[int, Area] = {}
+        self.gone: dict[int, Area] = {}
+
+    def _mine(self, index: int) -> Area:
+        area = list.__getitem__(self, index)
+        if id(area) in self.own:
+            return area
+        copy = self.adopt(area)
+        self.gone[id(area)], self.own[id(copy)] = area, copy
+        list.__setitem__(self, index, copy)
+        return copy
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Area: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Area]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Area | list[Area]:
+        if isinstance(index, slice):
+            return [self._mine(each) for each in range(*index.indices(len(self)))]
+        return self._mine(index.__index__())
+
+    def __setitem__(self, index: Any, areas: Any) -> None:
+        assert isinstance(index, slice), "areas change by splicing"
+        for area in list.__getitem__(self, index):
+            if self.own.pop(id(area), None) is None:
+                self.gone[id(area)] = area
+        self.own.update((id(area), area) for area in areas)
+        list.__setitem__(self, index, areas)
+
+    def __iter__(self) -> Iterator[Area]:
+        return map(self._mine, range(len(self)))
+
+    def __reversed__(self) -> Iterator[Area]:
+        return map(self._mine, range(len(self) - 1, -1, -1))
+
+    def as_they_are(self) -> Iterator[Area]:
+        """Look without owning."""
+        return list.__iter__(self)
+
+    def laid(self, starts: list[int], adopt: Callable[[Area], Area], copy: CopyArea) -> Areas:
+        """Return a copy for another branch."""
+        areas = Areas(self.as_they_are(), adopt)
+        areas.gone = self.gone.copy()
+        for area in self.own.values():
+            new = copy(area)
+            list.__setitem__(areas, bisect_left(starts, area.start), new)
+            areas.own[id(new)] = new
+        return areas
+
+
+CopyArea = Callable[[Area], Area]
+
+
+class Branch:
+    """A locked kernel that begins as ``start`` and leaves it alone."""
+
+    __slots__ = ("anons", "kernel", "origin", "owned", "start")
+
+    def __init__(self, start: LockedKernel) -> None:
+        self.start = start
+        #: frame, backing or mm of the start -> the branch's own; and the other way
+        self.owned: dict[Any, Any] = {}
+        self.origin: dict[Any, Any] = {}
+        #: anon_vmas of the start, as far as somebody has met them: one set for
+        #: all branches
+        self.anons: set[Anon] = set()
+        self.kernel = LockedKernel.__new__(LockedKernel)
+        self.kernel._profile = start._profile
+        self.kernel._files = _as_dict(Lent(start._files, self.backing))
+        self.kernel._mms = _as_dict(Lent(start._mms, self.mm))
+
+    # -- what is the start's becomes the branch's -----------------------------
+
+    def _keep(self, base: Any, own: Any) -> None:
+        self.owned[base], self.origin[own] = own, base
+
+    def frame(self, base: Frame) -> Frame:
+        own = self.owned.get(base)
+        if own is None:
+            own = copy_frame(base)
+            self._keep(base, own)
+        return cast(Frame, own)
+
+    def backing(self, base: Backing) -> Backing:
+        own = self.owned.get(base)
+        if own is None:
+            own = _same_fields(base)
+            own.folios = _as_dict(Layer(base.folios))
+            own.contents = _as_dict(Layer(base.contents))
+            own.present = cast("set[int]", LayerSet(base.present))
+            own.absent = cast("set[int]", LayerSet(base.absent))
+            self._keep(base, own)
+        return cast(Backing, own)
+
+    def mm(self, base: Mm) -> Mm:
+        own = self.owned.get(base)
+        if own is None:
+            own = _same_fields(base)
+            own.everyone = self.kernel._mms
+            own.space = Space()
+            own.space.areas = Areas(base.space.areas, self.area)
+            own.space.starts = base.space.starts.copy()
+            own.bits = _as_dict(Layer(base.bits))
+            own.frames = _as_dict(Lent(base.frames, self.frame))
+            own.tables = cast("set[int]", LayerSet(base.tables))
+            own.rss = base.rss.copy()
+            self._keep(base, own)
+        return cast(Mm, own)
+
+    def area(self, base: Area) -> Area:
+        own = base.part(base.start, base.end)
+        if own.anon is not None:
+            self.anons.add(own.anon)
+        if own.backing is not None:
+            own.backing = self.backing(own.backing)
+        return own
+
+    def copy(self) -> Branch:
+        return Copier(self).branch
 
 
 class Copier:
-    """Copies things of one kernel; what was one thing stays one thing."""
+    """Copies a branch; what was one thing stays one thing."""
 
-    def __init__(self) -> None:
-        self.backings: dict[Backing, Backing] = {}
-        self.frames: dict[Frame, Frame] = {}
+    def __init__(self, old: Branch) -> None:
+        self.old = old
+        self.copies: dict[Any, Any] = {}
+        self.branch = branch = Branch(old.start)
+        branch.anons = old.anons
+        for own in old.owned.values():
+            if isinstance(own, Frame):
+                self.frame(own)
+            elif isinstance(own, Backing):
+                self.backing(own)
+        mms, files = cast("Lent[Mm]", old.kernel._mms), cast("Lent[Backing]", old.kernel._files)
+        branch.kernel._files = _as_dict(files.laid(branch.backing, self.backing))
+        branch.kernel._mms = _as_dict(mms.laid(branch.mm, self._mm))
+        for mm in branch.kernel._mms.changed.values():  # type: ignore[attr-defined]
+            if mm is not GONE:
+                mm.everyone = branch.kernel._mms
 
-    def kernel(self, kernel: LockedKernel) -> LockedKernel:
-        """Return a kernel that shares nothing changeable with ``kernel``."""
-        copy = LockedKernel.__new__(LockedKernel)
-        copy._profile = kernel._profile
-        copy._files = {file: self.backing(each) for file, each in kernel._files.items()}
-        copy._mms = {}
-        for name, mm in kernel._mms.items():
-            copy._mms[name] = self._mm(mm, copy._mms)
-        return copy
-
-    def _mm(self, mm: Mm, everyone: dict[int, Mm]) -> Mm:
-        copy = Mm.__new__(Mm)
-        for field in Mm.__slots__:
-            setattr(copy, field, getattr(mm, field))
-        copy.everyone, copy.space = everyone, Space()
-        for area in mm.space.areas:
-            new = area.part(area.start, area.end)
-            if new.backing is not None:
-                new.backing = self.backing(new.backing)
-            copy.space.areas.append(new)
-        copy.space.starts = list(mm.space.starts)
-        copy.bits = dict(mm.bits)
-        copy.frames = {vpn: self.frame(frame) for vpn, frame in mm.frames.items()}
-        copy.tables = set(mm.tables)
-        copy.rss = list(mm.rss)
-        return copy
-
-    def backing(self, backing: Backing) -> Backing:
-        copy = self.backings.get(backing)
-        if copy is None:
-            copy = self.backings[backing] = Backing.__new__(Backing)
-            for field in Backing.__slots__:
-                setattr(copy, field, getattr(backing, field))
-            copy.folios, copy.contents = dict(backing.folios), dict(backing.contents)
-            copy.present, copy.absent = set(backing.present), set(backing.absent)
-        return copy
+    def _kept(self, old: Any, new: Any) -> None:
+        self.copies[old] = new
+        base = self.old.origin.get(old)
+        if base is not None:
+            self.branch._keep(base, new)
 
     def frame(self, frame: Frame) -> Frame:
-        copy = self.frames.get(frame)
+        copy = self.copies.get(frame)
         if copy is None:
-            copy = self.frames[frame] = Frame(frame.content)
-            copy.maps, copy.exclusive = frame.maps, frame.exclusive
+            copy = copy_frame(frame)
+            self._kept(frame, copy)
+        return cast(Frame, copy)
+
+    def backing(self, backing: Backing) -> Backing:
+        copy = self.copies.get(backing)
+        if copy is None:
+            copy = _same_fields(backing)
+            for field in ("folios", "contents", "present", "absent"):
+                setattr(copy, field, getattr(backing, field).copy())
+            self._kept(backing, copy)
+        return cast(Backing, copy)
+
+    def area(self, area: Area) -> Area:
+        copy = area.part(area.start, area.end)
+        if copy.backing is not None:
+            copy.backing = self.backing(copy.backing)
         return copy
+
+    def counterpart(self, thing: Frame | Backing | None) -> Frame | Backing | None:
+        """Return what a thing of the old branch is now, though the old one met it later."""
+        if thing is None or thing in self.copies:
+            return self.copies.get(thing)
+        base = self.old.origin.get(thing)
+        if isinstance(thing, Frame):
+            return self.frame(thing) if base is None else self.branch.frame(base)
+        return self.backing(thing) if base is None else self.branch.backing(base)
+
+    def _mm(self, mm: Mm) -> Mm:
+        copy = _same_fields(mm)
+        copy.space = Space()
+        copy.space.starts = mm.space.starts.copy()
+        areas = mm.space.areas
+        if isinstance(areas, Areas):
+            copy.space.areas = areas.laid(mm.space.starts, self.branch.area, self.area)
+        else:
+            copy.space.areas = list(map(self.area, areas))
+        frames: Any = mm.frames
+        if isinstance(frames, Lent):
+            copy.frames = _as_dict(frames.laid(self.branch.frame, self.frame))
+        else:
+            copy.frames = {vpn: self.frame(frame) for vpn, frame in frames.items()}
+        copy.bits, copy.tables, copy.rss = mm.bits.copy(), mm.tables.copy(), mm.rss.copy()
+        self._kept(mm, copy)
+        return cast(Mm, copy)
+
+
+def copy_frame(frame: Frame) -> Frame:
+    copy = Frame(frame.content)
+    copy.maps, copy.exclusive = frame.maps, frame.exclusive
+    return copy
+
+
+def _same_fields(thing: Any) -> Any:
+    kind: Any = type(thing)
+    copy = kind.__new__(kind)
+    for field in thing.__slots__:
+        setattr(copy, field, getattr(thing, field))
+    return copy
+
+
+def _as_dict(layer: MutableMapping[int, Any]) -> dict[int, Any]:
+    """Say what a layer is used as; the model uses nothing that it does not have."""
+    return cast("dict[int, Any]", layer)
+
+
+# -- keys ---------------------------------------------------------------------
 
 
 class Names:
-    """Numbers for identities, in the order in which they are met."""
+    """Names for identities: the start's have one for good, others in the order met."""
 
-    def __init__(self) -> None:
+    def __init__(self, branch: Branch) -> None:
+        self.branch = branch
         self.known: dict[int, int] = {}
+        self.met: list[object] = []
 
-    def of(self, thing: object) -> int:
-        return -1 if thing is None else self.known.setdefault(id(thing), len(self.known))
+    def of(self, thing: object) -> Hashable:
+        if thing is None:
+            return None
+        base = thing if thing in self.branch.anons else self.branch.origin.get(thing)
+        if base is not None:
+            return id(base)
+        if id(thing) not in self.known:
+            self.known[id(thing)] = -1 - len(self.known)
+            self.met.append(thing)
+        return self.known[id(thing)]
 
 
-def key_of(kernel: LockedKernel, names: Names) -> Hashable:
-    """Return what is equal for two kernels iff they behave alike from here on.
+def key_of(branch: Branch, held: Iterable[tuple[Hashable, object]] = ()) -> Hashable:
+    """Return what is equal for two branches of one start iff they behave alike.
 
-    Context: of kernels that began as copies of one; what none of their
-    operations changes (profile, brk, folio layout) is left out.
+    :param held: things beyond the kernel that live on: (place, frame or backing).
     """
-    mms = tuple((name, _mm_key(mm, names)) for name, mm in sorted(kernel._mms.items()))
-    used = {
-        id(area.backing): area.backing
-        for _, mm in sorted(kernel._mms.items())
-        for area in mm.space.areas
-        if area.backing is not None
-    }
-    for backing in kernel._files.values():
-        used.setdefault(id(backing), backing)
-    return mms, tuple(_backing_key(backing) for backing in used.values())
+    names = Names(branch)
+    held = tuple(held)
+    mms = cast("Lent[Mm]", branch.kernel._mms).changed
+    parts: list[Hashable] = []
+    for name, mm in sorted(mms.items(), key=lambda item: item[0]):
+        part = None if mm is GONE else _mm_key(branch, mm, names)
+        if part is not NOTHING:
+            parts.append((name, part))
+    parts.append(tuple((place, names.of(thing)) for place, thing in held))
+    kept = {id(thing) for _, thing in held}
+    things: list[Hashable] = []
+    for base, own in branch.owned.items():
+        if isinstance(own, Frame):
+            same = (own.content, own.maps, own.exclusive) == (
+                base.content, base.maps, base.exclusive,
+            )  # fmt: skip
+            if not same and (own.maps > 0 or id(own) in kept):
+                things.append((id(base), own.content, own.maps, own.exclusive))
+        elif isinstance(own, Backing):
+            part = _backing_key(own)
+            if part is not NOTHING:
+                things.append((id(base), part))
+    return tuple(parts), frozenset(things), tuple(map(_new_key, names.met))
 
 
-def _mm_key(mm: Mm, names: Names) -> Hashable:
-    areas = tuple(_area_key(area, names) for area in mm.space.areas)
+#: what there is to say of something that is as at the start
+NOTHING: tuple[Hashable, ...] = ()
+
+
+def _new_key(thing: object) -> Hashable:
+    """Tell what is in something that the start does not have."""
+    if isinstance(thing, Frame):
+        return thing.content, thing.maps, thing.exclusive
+    if isinstance(thing, Backing):
+        contents = frozenset(thing.contents.items())
+        return thing.file, thing.pages, contents, frozenset(thing.present)
+    return None  # an anon_vma has an identity and nothing else
+
+
+def _backing_key(own: Backing) -> Hashable:
+    parts = tuple(
+        frozenset(layer.difference()) if isinstance(layer, Layer) else layer.difference()
+        for layer in (
+            cast("Layer[Any]", own.contents), cast("Layer[Any]", own.folios),
+            cast(LayerSet, own.present), cast(LayerSet, own.absent),
+        )
+    )  # fmt: skip
+    return NOTHING if parts == SAME_BACKING else parts
+
+
+_NONE: frozenset[int] = frozenset()
+SAME_BACKING = (_NONE, _NONE, (_NONE, _NONE), (_NONE, _NONE))
+
+
+def _mm_key(branch: Branch, mm: Mm, names: Names) -> Hashable:
+    base = branch.origin.get(mm)
+    counts = tuple(mm.rss), mm.users, mm.def_flags, mm.brk
+    if base is None:
+        areas = tuple(_area_key(area, names) for area in mm.space.areas)
+        frames = tuple((vpn, names.of(frame)) for vpn, frame in sorted(mm.frames.items()))
+        return areas, frozenset(mm.bits.items()), frames, frozenset(mm.tables), counts
+    gone, new = changed_areas(branch, mm)
+    bits = frozenset(cast("Layer[int]", mm.bits).difference())
     frames = tuple(
-        (vpn, names.of(frame), frame.content, frame.maps, frame.exclusive)
-        for vpn, frame in sorted(mm.frames.items())
+        (vpn, None if frame is GONE else names.of(frame))
+        for vpn, frame in sorted(_moved_frames(branch, mm), key=lambda item: item[0])
     )
-    counts = (tuple(mm.rss), mm.users, mm.def_flags, mm.brk)
-    return areas, tuple(sorted(mm.bits.items())), frames, tuple(sorted(mm.tables)), counts
+    tables = cast(LayerSet, mm.tables).difference()
+    same = (tuple(base.rss), base.users, base.def_flags, base.brk) == counts
+    if same and not (gone or new or bits or frames) and tables == (_NONE, _NONE):
+        return NOTHING
+    starts = tuple(area.start for area in gone)
+    return starts, tuple(_area_key(area, names) for area in new), bits, frames, tables, counts
+
+
+def _moved_frames(branch: Branch, mm: Mm) -> Iterator[tuple[int, Any]]:
+    """Yield (vpn, frame or GONE) where there is another frame than at the start."""
+    frames = cast("Lent[Frame]", mm.frames)
+    for vpn, frame in frames.changed.items():
+        before = frames.base.get(vpn, GONE)
+        if (frame if frame is GONE else branch.origin.get(frame)) is not before:
+            yield vpn, frame
 
 
 def _area_key(area: Area, names: Names) -> Hashable:
-    backing = names.of(area.backing)
-    anon = names.of(area.anon)
+    anon, backing = names.of(area.anon), names.of(area.backing)
     return area.start, area.end, area.flags, backing, area.pgoff, anon, area.chain
 
 
-def _backing_key(backing: Backing) -> Hashable:
-    contents = tuple(sorted(backing.contents.items()))
-    present, absent = tuple(sorted(backing.present)), tuple(sorted(backing.absent))
-    return backing.file, backing.pages, contents, present, absent
+def changed_areas(branch: Branch, mm: Mm) -> tuple[list[Area], list[Area]]:
+    """Return the areas of the start that are no more, and those that are new, in order."""
+    areas = mm.space.areas
+    assert isinstance(areas, Areas)
+    gone = {area.start: area for area in areas.gone.values()}
+    new = []
+    for area in sorted(areas.own.values(), key=lambda area: area.start):
+        before = gone.get(area.start)
+        if before is not None and _unchanged(branch, before, area):
+            del gone[area.start]
+        else:
+            new.append(area)
+    return [gone[start] for start in sorted(gone)], new
+
+
+def _unchanged(branch: Branch, before: Area, area: Area) -> bool:
+    backing = None if area.backing is None else branch.origin.get(area.backing)
+    return (
+        before.end == area.end
+        and before.flags == area.flags
+        and before.pgoff == area.pgoff
+        and before.anon is area.anon
+        and before.chain == area.chain
+        and before.backing is backing
+    )

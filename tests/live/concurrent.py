@@ -233,13 +233,6 @@ def _seen(words, program: Program) -> Seen:
 # -- the reference's side ---------------------------------------------------
 
 
-#: What is asked for in turn if an outcome is not legal without it.
-RELAXED = (
-    (legal.STALE_TLB,),
-    (legal.STALE_TLB, legal.DOWNGRADE),
-)
-
-
 class Judged(NamedTuple):
     """How one program stands to its legal set; the numbers are those without relaxations."""
 
@@ -254,10 +247,7 @@ class Judged(NamedTuple):
 
 def visible(outcome: legal.Outcome):
     """Return of an outcome what the kernel shows of it: results, maps, pages."""
-    return outcome.results, shown(outcome.images[0])
-
-
-def shown(image: legal.FrozenImage):
+    (image,) = outcome.images
     lines = tuple(
         (
             r.start,
@@ -268,7 +258,7 @@ def shown(image: legal.FrozenImage):
         for r in image.regions
     )
     pages = tuple((p.vpn, p.word & c.KIND_MASK, p.word >> c.CONTENT_SHIFT) for p in image.pages)
-    return lines, pages
+    return outcome.results, (lines, pages)
 
 
 def operation(number: int, thread: int, op: Op, times: tuple[int, int]) -> legal.Operation:
@@ -313,11 +303,10 @@ def judge(program: Program, seen: Seen, budget: int = legal.BUDGET) -> Judged:
     strict = legal.legal_set(kernel, ops, budget=budget)
     ways = {visible(outcome) for outcome in strict.outcomes}
     allowed, inside, through = strict, actual in ways, ()
-    for names in RELAXED:
-        if inside or not allowed.complete:
-            break
-        allowed, through = legal.legal_set(kernel, ops, budget=budget, relaxations=names), names
-        inside = actual in map(visible, allowed.outcomes)
+    if not inside and strict.complete:
+        allowed = legal.legal_set(kernel, ops, budget=budget, relaxations=legal.RELAXATIONS)
+        takes = [n for o, n in allowed.outcomes.items() if visible(o) == actual]
+        inside, through = bool(takes), min(takes, key=len, default=())
     by_start = sorted(range(len(ops)), key=lambda i: (ops[i].enter, ops[i].exit))
     stamps = {i: ops[i]._replace(enter=2 * at, exit=2 * at) for at, i in enumerate(by_start)}
     (serial,) = legal.legal_set(kernel, [stamps[i] for i in range(len(ops))]).outcomes
@@ -402,7 +391,7 @@ def count(table: Counter, program: Program, got: Judged) -> None:
     table["more than one legal outcome"] += got.outcomes > 1
     table["more than one legal image"] += got.images > 1
     table["not the outcome of the order of their starts"] += not got.serial
-    for names in RELAXED:
+    for names in legal.TIERS[1:]:
         table["legal only with " + " + ".join(names)] += got.through == names
     table["unknown (budget)"] += got.inside is None
     table["outside the legal set"] += got.inside is False

@@ -1,0 +1,233 @@
+"""A search over the serial orders of pieces, for :mod:`legal`.
+
+Depth first; a state that is met again is not looked into again.  A state is how
+far each thread is, and what a branch has made different from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final, NamedTuple
+
+from spfreplay_reference.changes import Change, changes
+from spfreplay_reference.contract import (
+    OP_CACHE_ADD,
+    OP_CACHE_DEL,
+    OP_CHECKPOINT,
+    OP_GAP,
+    OP_MUNMAP,
+    OP_UNKNOWN_POPULATION,
+)
+from spfreplay_reference.engine import LockedKernel
+from spfreplay_reference.pieces import (
+    IDLE,
+    Doing,
+    Operation,
+    World,
+    gets_through,
+    go_stale,
+    stale_ways,
+    step,
+)
+from spfreplay_reference.snapshot import Branch
+
+DOWNGRADE: Final = "munmap-downgrade"
+#: operations that need no mm
+WITHOUT_MM: Final = frozenset(
+    {OP_CACHE_ADD, OP_CACHE_DEL, OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION}
+)
+
+#: results of the operations, changes of the image
+Reached = tuple[tuple[int, ...], tuple[Change, ...]]
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What may still be spent on a window."""
+
+    budget: int
+    deadline: float | None
+    states: int = 0
+    stopped: str = ""
+
+    @classmethod
+    def of(cls, budget: int, seconds: float | None) -> Allowance:
+        return cls(budget, None if seconds is None else monotonic() + seconds)
+
+    def spend(self) -> None:
+        """Pay for one state.  :raises Stopped: there is nothing left"""
+        if self.states >= self.budget:
+            self.stopped = "states"
+        elif self.deadline is not None and monotonic() >= self.deadline:
+            self.stopped = "seconds"
+        if self.stopped:
+            raise Stopped
+        self.states += 1
+
+
+class Stopped(Exception):
+    """The search has to end."""
+
+
+class Found(NamedTuple):
+    """What the orders of some operations come to; each with the names it takes."""
+
+    outcomes: dict[Reached, tuple[str, ...]]
+    pruned: int
+
+
+class Progress(NamedTuple):
+    """How far each thread is: operations done, and where it is in the next one."""
+
+    done: tuple[int, ...]
+    doing: tuple[Doing, ...]
+
+    def moved(self, thread: int, done: int, doing: Doing) -> Progress:
+        after = thread + 1
+        return Progress(
+            (*self.done[:thread], self.done[thread] + done, *self.done[after:]),
+            (*self.doing[:thread], doing, *self.doing[after:]),
+        )
+
+
+class Move(NamedTuple):
+    """The next piece of a thread; ``stale``: through what that operation has not flushed."""
+
+    thread: int
+    stale: int = -1
+
+
+#: What can come of a state: (results, 0 for what is done by then; number of the changes).
+Ends = frozenset[tuple[tuple[int, ...], int]]
+
+
+class Orders:
+    """One search."""
+
+    def __init__(
+        self,
+        kernel: LockedKernel,
+        operations: Sequence[Operation],
+        recorded: Sequence[int | None] | None,
+        allowance: Allowance,
+        relaxations: Collection[str],
+    ) -> None:
+        self.kernel = kernel
+        self.operations = operations
+        self.recorded = recorded
+        self.allowance = allowance
+        self.relaxations = tuple(relaxations)
+        self.pruned = 0
+        names = sorted({each.thread for each in operations})
+        self.threads = [
+            [i for i, each in enumerate(operations) if each.thread == name] for name in names
+        ]
+        self.known: dict[Hashable, Ends] = {}
+        self.numbers: dict[tuple[Change, ...], int] = {}
+        #: results on the way to where the search is, and the ends it has seen itself
+        self.path = [0] * len(operations)
+        self.seen: set[tuple[tuple[int, ...], int]] = set()
+
+    def run(self) -> Found:
+        threads = len(self.threads)
+        start = Progress((0,) * threads, (IDLE,) * threads)
+        try:
+            ends: Collection[tuple[tuple[int, ...], int]] = self._ends(
+                start, World(Branch(self.kernel))
+            )
+        except Stopped:
+            ends = self.seen
+        except RecursionError:
+            self.allowance.stopped, ends = "depth", self.seen
+        images = list(self.numbers)
+        outcomes = {(results, images[n]): self.relaxations for results, n in ends}
+        return Found(outcomes, self.pruned)
+
+    def _ends(self, at: Progress, world: World) -> Ends:
+        """Return what can come of a state.  Changes ``world``."""
+        key = at, world.key()
+        found = self.known.get(key)
+        if found is not None:
+            return found
+        self.allowance.spend()
+        moves = self._moves(at, world)
+        if moves:
+            reached: set[tuple[tuple[int, ...], int]] = set()
+            for move in moves:
+                last = move is moves[-1]
+                reached.update(self._after(at, move, world if last else world.copy()))
+            found = frozenset(reached)
+        elif any(self._next(at, thread) is not None for thread in range(len(self.threads))):
+            self.pruned += 1  # what is left needs an mm that is gone
+            found = frozenset()
+        else:
+            number = self.numbers.setdefault(changes(world.branch), len(self.numbers))
+            self.seen.add((tuple(self.path), number))
+            found = frozenset((((0,) * len(self.operations), number),))
+        self.known[key] = found
+        return found
+
+    def _next(self, at: Progress, thread: int) -> int | None:
+        """Return the number of the operation that a thread does or will do."""
+        mine, done = self.threads[thread], at.done[thread]
+        return mine[done] if done < len(mine) else None
+
+    def _moves(self, at: Progress, world: World) -> list[Move]:
+        """Return the pieces that may come next."""
+        waiting = {
+            thread: self.operations[number]
+            for thread in range(len(self.threads))
+            if (number := self._next(at, thread)) is not None
+        }
+        horizon = min((each.exit for each in waiting.values()), default=0)
+        moves = []
+        for thread, each in waiting.items():
+            if each.enter > horizon:
+                continue
+            if each.mm not in world.kernel._mms and each.op not in WITHOUT_MM:
+                continue  # not yet, if a fork makes it
+            if not at.doing[thread].in_fault:
+                moves += [Move(thread, number) for number in stale_ways(world, each)]
+            if self._lets_in(at, waiting, thread) or (
+                not at.doing[thread].in_fault and gets_through(world, each)
+            ):
+                moves.append(Move(thread))
+        return moves
+
+    def _lets_in(self, at: Progress, waiting: dict[int, Operation], thread: int) -> bool:
+        """Does mmap_sem, as the others hold it, allow the next piece of ``thread``?"""
+        mine = waiting[thread]
+        if at.doing[thread].lock(mine):
+            return True  # it holds it itself
+        for other, each in waiting.items():
+            if other == thread or each.mm != mine.mm:
+                continue
+            lock = at.doing[other].lock(each)
+            if lock == "write" and each.op == OP_MUNMAP and DOWNGRADE in self.relaxations:
+                lock = "read"
+            if lock == "write" or (lock and mine.writer):
+                return False
+        return True
+
+    def _after(
+        self, at: Progress, move: Move, world: World
+    ) -> Collection[tuple[tuple[int, ...], int]]:
+        """Make a move; return what can come of it."""
+        thread = move.thread
+        number = self.threads[thread][at.done[thread]]
+        each = self.operations[number]
+        if move.stale >= 0:
+            result: int | Doing = go_stale(world, each, move.stale)
+        else:
+            result = step(world, number, each, at.doing[thread], self.relaxations)
+        if isinstance(result, Doing):
+            return self._ends(at.moved(thread, 0, result), world)
+        if self.recorded is not None and self.recorded[number] not in (None, result):
+            self.pruned += 1
+            return ()
+        self.path[number] = result
+        rest = self._ends(at.moved(thread, 1, IDLE), world)
+        after = number + 1
+        return [((*ends[:number], result, *ends[after:]), image) for ends, image in rest]
