@@ -14,6 +14,7 @@ from spfreplay.mm.pte import vm_get_page_prot, vma_wants_writenotify
 from spfreplay.mm.rmap import anon_vma_alloc, anon_vma_compatible
 from spfreplay.mm.types import SHMEM_VM_OPS, File, Kernel, MmStruct, Task, VmArea
 from spfreplay.mm.vma import vm_area_alloc
+from spfreplay.mm.window_image import chain_anon_vmas, make_tables, set_pages
 from spfreplay_reference.contract import (
     FILE_ANON,
     FILE_SHMEM,
@@ -37,11 +38,15 @@ def mm_from_image(kernel: Kernel, task: Task, mm_id: int, image: InitialImage) -
     mm = MmStruct(kernel, mm_id, VmaIndex())
     mm.start_brk = image.start_brk
     mm.brk = image.brk
+    mm.def_flags = image.def_flags
     below: VmArea | None = None
-    for region in sorted(image.regions):
-        vma = vma_from_region(kernel, task, mm, region, below)
+    pgoffs = image.pgoffs or (None,) * len(image.regions)
+    for region, pgoff in sorted(zip(image.regions, pgoffs, strict=True)):
+        vma = vma_from_region(kernel, task, mm, region, below, bool(image.anon))
         if below is not None and vma.vm_start < below.vm_end:
             raise ModelError(f"the initial image of mm {mm_id} overlaps itself at {vma}")
+        if pgoff is not None:
+            vma.vm_pgoff = pgoff
         mm.mm_rb.insert(vma)
         vma.vm_rb_linked = True
         mm.map_count += 1
@@ -50,14 +55,24 @@ def mm_from_image(kernel: Kernel, task: Task, mm_id: int, image: InitialImage) -
         if vma.vm_flags & VM_LOCKED:
             mm.locked_vm += pages
         below = vma
+    if image.anon:
+        chain_anon_vmas(task, tuple(mm.mm_rb), image.anon)
     install_initial_pages(mm, image)
+    make_tables(mm, image.tables)
+    if image.pgoffs:
+        set_pages(mm, image)
     return mm
 
 
 def vma_from_region(
-    kernel: Kernel, task: Task, mm: MmStruct, region: Region, below: VmArea | None
+    kernel: Kernel,
+    task: Task,
+    mm: MmStruct,
+    region: Region,
+    below: VmArea | None,
+    named: bool = False,
 ) -> VmArea:
-    """Return the VMA that a line of maps stands for.
+    """Return the VMA that a line of maps stands for; its anon_vma too, if that has no name.
 
     Neighbours that could share an anon_vma do: they are parts of one VMA that
     was split.
@@ -76,7 +91,7 @@ def vma_from_region(
     vma.vm_page_prot = vm_get_page_prot(
         vma.vm_flags & ~VM_SHARED if vma_wants_writenotify(vma) else vma.vm_flags
     )
-    if region.anon_vma:
+    if region.anon_vma and not named:
         anon_vma = below.anon_vma if below is not None else None
         if anon_vma is None or below is None or not anon_vma_compatible(below, vma):
             anon_vma = anon_vma_alloc(task)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from spfreplay.mm.filemap import cache_content, cache_file
@@ -161,6 +162,41 @@ def mm_pages(mm: MmStruct) -> tuple[array[int], array[int]]:
     return vpns, words
 
 
+def pmd_entries(mm: MmStruct, first: int, end: int) -> Iterator[tuple[int, PageTable | int]]:
+    """Return (vpn >> 9, what its PMD entry holds) of a range of pages, but those that are none.
+
+    Complexity: O(pmd entries of the pmd tables in it).
+    """
+    vpn = first
+    while vpn < end:
+        pud = mm.pgd.entries[vpn >> 27]
+        pmd = pud.entries[vpn >> 18 & 511] if pud is not None else None
+        shift = 27 if pud is None else 18 if pmd is None else 9
+        if pmd is not None and pmd.entries[vpn >> 9 & 511] is not None:
+            yield vpn >> 9, pmd.entries[vpn >> 9 & 511]
+        vpn = (vpn >> shift) + 1 << shift
+
+
+def mm_pages_in(mm: MmStruct, first: int, end: int) -> list[tuple[int, int]]:
+    """Return (vpn, word) of the mapped pages of a range."""
+    found = []
+    for number, _ in pmd_entries(mm, first, end):
+        vpns = range(max(first, number << 9), min(end, number + 1 << 9))
+        found += [(vpn, word) for vpn in vpns if (word := page_word(mm, vpn))]
+    return found
+
+
+def page_frame(mm: MmStruct, vpn: int) -> int:
+    """Return the pfn that ``vpn`` maps, a name of its frame; 0 if none is mapped."""
+    entry = pmd_entry(mm, vpn)
+    if entry is None:
+        return 0
+    pte: int = (
+        huge_subpage(entry, vpn & 511) if isinstance(entry, int) else entry.pte[vpn & 511]
+    )
+    return pte >> PTE_PFN_SHIFT
+
+
 def vma_region(vma: VmArea) -> Region:
     """Return a VMA as a line of /proc/PID/maps."""
     file = vma.vm_file
@@ -215,9 +251,11 @@ def install_initial_pages(mm: MmStruct, image: InitialImage) -> None:
 
 def install_initial_huge_pages(mm: MmStruct, image: InitialImage) -> set[int]:
     """Map the huge pages that are there from the start; return them as vpn >> 9."""
+    install_huge_zero_pages(mm, image)
     huge_anon = PG_HUGE | KIND_ANON
     parts = Counter(vpn >> 9 for vpn, bits in image.pages if bits & huge_anon == huge_anon)
-    whole = set()
+    huge_zero = PG_HUGE | KIND_ZERO
+    whole = {vpn >> 9 for vpn, bits in image.pages if bits & (PG_HUGE | KIND_MASK) == huge_zero}
     for number, pages in parts.items():
         if pages < HPAGE_PMD_NR:
             continue
@@ -239,6 +277,16 @@ def install_initial_huge_pages(mm: MmStruct, image: InitialImage) -> set[int]:
         upper_of(mm, number << 9, 2).entries[number & 511] = word
         mm.rss_anon += HPAGE_PMD_NR
     return whole
+
+
+def install_huge_zero_pages(mm: MmStruct, image: InitialImage) -> None:
+    """Map the huge zero page where it was."""
+    for vpn, bits in image.pages:
+        if bits & PG_HUGE and bits & KIND_MASK == KIND_ZERO and not vpn & 511:
+            vma = mm.mm_rb.find(vpn << 12)
+            if vma is not None and vma.vm_start <= vpn << 12:
+                word = ZERO_PTE | vma.vm_page_prot
+                upper_of(mm, vpn, 2).entries[vpn >> 9 & 511] = word
 
 
 def initial_anon_flags(vma: VmArea) -> int:

@@ -350,8 +350,8 @@ class Kernel:
     """What all address spaces share: page frames, files, the profile, options."""
 
     __slots__ = (
-        "compounds", "file_faults", "files", "initial_frames", "mem_map", "mms", "profile",
-        "rcu_callbacks", "shm_numbers", "speculate_single_threaded", "tasks",
+        "compounds", "file_faults", "files", "initial_frames", "mem_map", "mms", "named_frames",
+        "profile", "rcu_callbacks", "shm_numbers", "speculate_single_threaded", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -365,6 +365,7 @@ class Kernel:
         self.mem_map: dict[int, Page] = {}  # pfn -> anonymous page
         self.compounds: dict[int, Compound] = {}  # pfn >> 9 -> transparent huge page
         self.initial_frames = 0  # names the frames that exec leaves
+        self.named_frames: dict[int, Page] = {}  # that the images of a window share
         self.files: dict[int, File] = {}
         #: name of the call that made it -> number of a shared anonymous object; it
         #: only grows, so that an object has one number in every order of steps
