@@ -97,7 +97,7 @@ def vma_from_region(
             anon_vma = anon_vma_alloc(task)
             anon_vma.num_children = 1
         anon_vma.num_active_vmas += 1
-        anon_vma.rb_root += 1
+        anon_vma.rb_root[vma] = None
         vma.anon_vma = anon_vma
         vma.anon_vma_chain.append(anon_vma)
     return vma

@@ -12,10 +12,12 @@ from spfreplay.mm.types import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_EXEC,
+    PAGE_NUMA,
     PAGE_PRESENT,
     PAGE_PROTNONE,
     PAGE_RW,
     PAGE_SPECIAL,
+    PAGE_SWAP,
     PFN_CACHE,
     PFN_NOPAGE,
     PFN_ZERO,
@@ -27,6 +29,7 @@ from spfreplay_reference.contract import (
     KIND_ANON,
     KIND_FILE,
     KIND_NONE,
+    KIND_SWAP,
     KIND_ZERO,
     PG_DIRTY,
     PG_EXEC,
@@ -51,8 +54,11 @@ CLASS_NOPAGE: Final = PFN_NOPAGE >> 50
 #: present for the kernel
 PTE_PRESENT: Final = PAGE_PRESENT | PAGE_PROTNONE
 #: the rights that mprotect rewrites; accessed, dirty and special stay
-PAGE_PROT_BITS: Final = PAGE_PRESENT | PAGE_PROTNONE | PAGE_RW | PAGE_EXEC
+PAGE_PROT_BITS: Final = PAGE_PRESENT | PAGE_PROTNONE | PAGE_NUMA | PAGE_RW | PAGE_EXEC
 PAGE_CHG_MASK: Final = ((1 << 64) - 1) & ~PAGE_PROT_BITS
+
+#: what an entry that is not present holds above PTE_PFN_SHIFT, PFN_ZERO aside
+SWP_OFFSET_MASK: Final = PFN_ZERO - 1
 
 ZERO_PTE: Final = PFN_ZERO << PTE_PFN_SHIFT | PAGE_SPECIAL | PAGE_ACCESSED
 
@@ -72,7 +78,7 @@ def _page_bits(pte: int) -> int:
         bits |= PG_DIRTY
     if pte & PAGE_EXEC:
         bits |= PG_EXEC
-    if pte & PAGE_PROTNONE:
+    if pte & PAGE_PROTNONE and not pte & PAGE_NUMA:
         bits |= PG_NOACCESS
     return bits
 
@@ -84,7 +90,9 @@ KIND_OF: Final = (KIND_ANON, KIND_ZERO, KIND_FILE, KIND_NONE)
 
 
 def pte_page_bits(pte: int) -> int:
-    """Return the canonical bits of a present PTE, without PG_SHARED and PG_HUGE."""
+    """Return the canonical bits of a PTE, without PG_SHARED and PG_HUGE."""
+    if pte & PAGE_SWAP:
+        return KIND_SWAP
     pte_class = pte >> PTE_CLASS_SHIFT
     if pte_class == CLASS_NOPAGE:
         return 0  # the kernel's pagemap does not show it either

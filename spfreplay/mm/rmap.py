@@ -156,7 +156,7 @@ def anon_vma_chain_link(vma: VmArea, anon_vma: AnonVma) -> Steps[None]:
     yield WRITE, vma, ANON_VMA_CHAIN
     vma.anon_vma_chain.append(anon_vma)
     yield WRITE, anon_vma, RB_ROOT
-    anon_vma.rb_root += 1
+    anon_vma.rb_root[vma] = None
 
 
 def anon_vma_clone(task: Task, dst: VmArea, src: VmArea) -> Steps[int]:
@@ -238,7 +238,7 @@ def unlink_anon_vmas(task: Task, vma: VmArea) -> Steps[None]:
     root.lock.lock(task)
     for anon_vma in reversed(chain):  # the newest first, the root last
         yield WRITE, anon_vma, RB_ROOT
-        anon_vma.rb_root = left = anon_vma.rb_root - 1
+        left = anon_vma.unlink(vma)
         if not left:
             empty.append(anon_vma)
             yield WRITE, anon_vma.parent, RB_ROOT

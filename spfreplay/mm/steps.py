@@ -86,6 +86,9 @@ RB_ROOT: Final = 39  # an anon_vma's interval tree and its counts
 ANON_VMA_REFCOUNT: Final = 40
 F_COUNT: Final = 41
 TOTAL_VM: Final = 42
+SWAP_MAP: Final = 43  # how many PTEs refer to a slot
+SWAP_CACHE: Final = 44  # the page that stands for a slot; see swap_state.py
+ANON_VMA_ROOT: Final = 45
 
 FIELD_NAMES: Final = (
     "vm_start", "vm_end", "vm_pgoff", "vm_flags", "vm_page_prot", "vm_ops",
@@ -95,5 +98,5 @@ FIELD_NAMES: Final = (
     "brk", "map_count", "locked_vm", "def_flags", "content", "page_lock",
     "mapcount", "page_cache", "anon_vma_lock", "i_mmap_lock",
     "anon_vma_chain", "tlb", "irq", "task", "mm", "rb_root", "anon_vma_refcount", "f_count",
-    "total_vm",
+    "total_vm", "swap_map", "swap_cache", "anon_vma_root",
 )  # fmt: skip

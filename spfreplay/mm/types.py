@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 PAGE_PRESENT: Final = 0x001
 PAGE_RW: Final = 0x002
 PAGE_EXEC: Final = 0x004
+#: with PAGE_PROTNONE: for NUMA balancing's sake; no CPU or kernel can tell
+PAGE_NUMA: Final = 0x010
 PAGE_ACCESSED: Final = 0x020
 PAGE_DIRTY: Final = 0x040
+PAGE_SWP_EXCLUSIVE: Final = 0x080  # swap entry: of a page that nobody shared
 PAGE_PROTNONE: Final = 0x100  # present for the kernel, faults for the CPU
 PAGE_SPECIAL: Final = 0x200  # the zero page, or a pfn without struct page
-PAGE_SWAP: Final = 0x400  # not present: a swap entry
+PAGE_SWAP: Final = 0x400  # not present: PFN_ZERO | the name of a slot
+PAGE_MIGRATION: Final = 0x800  # with PAGE_SWAP: PFN_ZERO | the pfn of a page on its way
 PTE_PFN_SHIFT: Final = 12
 PFN_CACHE: Final = 1 << 51
 PFN_ZERO: Final = 1 << 50  # the zero page
@@ -164,6 +168,23 @@ class PageTable:
         return True
 
 
+class SwapSlot:
+    """One slot of a swap area: its count in ``swap_map``, its page in the swap cache.
+
+    A slot is named (event, n) like a frame and never used again, so that it is
+    known by one number in every order of steps.
+    """
+
+    __slots__ = ("cached", "content", "name", "swap_count")
+
+    def __init__(self, name: int) -> None:
+        self.name = name
+        self.swap_count = 0  # PTEs that refer to it; atomic
+        #: comes under the tree's lock, goes under the page lock
+        self.cached: Page | None = None
+        self.content = 0  # of the disk; lock of the cached page
+
+
 class AnonVma:
     """``struct anon_vma``.  ``name`` = (stamp, n) of its allocation."""
 
@@ -173,14 +194,19 @@ class AnonVma:
     def __init__(self, name: tuple[int, int]) -> None:
         self.name = name
         self.refcount = 1  # atomic; a root is also held by every other of its tree
-        #: how many VMAs are chained to it, for ``rb_root``; root's lock
-        self.rb_root = 0
+        #: the VMAs that are chained to it, in the order of that; root's lock
+        self.rb_root: dict[VmArea, None] = {}
         self.lock = SpinLock()  # of the root
         self.root: AnonVma = self
         self.parent: AnonVma = self
         self.num_children = 0  # root's lock
         self.num_active_vmas = 0  # root's lock
         self.freed = False
+
+    def unlink(self, vma: VmArea) -> int:
+        """Take ``vma`` out of ``rb_root``; return how many are left there."""
+        del self.rb_root[vma]
+        return len(self.rb_root)
 
 
 class VmOperations:
@@ -351,7 +377,8 @@ class Kernel:
 
     __slots__ = (
         "compounds", "file_faults", "files", "initial_frames", "mem_map", "mms", "named_frames",
-        "profile", "rcu_callbacks", "shm_numbers", "speculate_single_threaded", "tasks",
+        "profile", "rcu_callbacks", "shm_numbers", "speculate_single_threaded", "swap_slots",
+        "swapcache", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -364,6 +391,8 @@ class Kernel:
         self.profile = profile
         self.mem_map: dict[int, Page] = {}  # pfn -> anonymous page
         self.compounds: dict[int, Compound] = {}  # pfn >> 9 -> transparent huge page
+        self.swap_slots: dict[int, SwapSlot] = {}  # name -> slot
+        self.swapcache: dict[int, SwapSlot] = {}  # pfn -> slot: PG_swapcache; page lock
         self.initial_frames = 0  # names the frames that exec leaves
         self.named_frames: dict[int, Page] = {}  # that the images of a window share
         self.files: dict[int, File] = {}

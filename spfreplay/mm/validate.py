@@ -232,7 +232,7 @@ def rmap_errors(kernel: Kernel) -> Iterator[str]:
     children = Counter(anon_vma.parent for anon_vma in chained)
     held = Counter(anon_vma.root for anon_vma in chained if anon_vma.root is not anon_vma)
     for anon_vma, times in chained.items():
-        counts = (anon_vma.rb_root, anon_vma.num_active_vmas)
+        counts = (len(anon_vma.rb_root), anon_vma.num_active_vmas)
         if counts != (times, active[anon_vma]) or anon_vma.freed:
             yield (
                 f"anon_vma {anon_vma.name} counts {counts}, has {times} and {active[anon_vma]}"

@@ -183,7 +183,7 @@ def chain_anon_vmas(task: Task, vmas: Sequence[VmArea], numbers: Sequence[int]) 
         anon_vma.num_active_vmas += 1
         vma.anon_vma = anon_vma
         for each in dict.fromkeys((anon_vma.parent, anon_vma)):
-            each.rb_root += 1
+            each.rb_root[vma] = None
             vma.anon_vma_chain.append(each)
 
 

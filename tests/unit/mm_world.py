@@ -79,6 +79,7 @@ class World:
         if anon:
             vma.anon_vma = AnonVma((self.stamp, 1))
             vma.anon_vma.num_active_vmas = 1
+            vma.anon_vma.rb_root[vma] = None
             vma.anon_vma_chain.append(vma.anon_vma)
         mm.mm_rb.insert(vma)
         vma.vm_rb_linked = True
