@@ -18,7 +18,7 @@ from spfreplay.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_MATCH, Cannot
 if TYPE_CHECKING:
     from spfreplay.oracle.campaign import CampaignResult, ProgramResult
 
-PROFILES: Final = ("anon", "file", "fork", "mixed", "thp", "stack", "lock", "brk")
+PROFILES: Final = ("anon", "file", "fork", "mixed", "thp", "stack", "lock", "brk", "crowd")
 
 #: Programs where neither their number nor a budget is given, and where a budget is.
 _DEFAULT_PROGRAMS: Final = 32
@@ -71,6 +71,7 @@ _UNTIL_BUDGET: Final = 10**9
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N"
 )
+@click.option("--unprivileged", is_flag=True, help="As root: run the programs as nobody.")
 @click.option("--keep-going", is_flag=True, help="Do not stop at the first mismatch.")
 @click.option(
     "--replay",
@@ -102,6 +103,7 @@ def oracle(
     engine: str,
     check: str,
     jobs: int,
+    unprivileged: bool,
     keep_going: bool,
     replay: str | None,
     output: Path | None,
@@ -119,6 +121,7 @@ def oracle(
     if replay is not None:
         return _replay(replay, engine, form)
     from spfreplay.oracle.campaign import CampaignOptions, run_campaign
+    from spfreplay.oracle.judge import How
 
     if programs is None:
         programs = _UNTIL_BUDGET if budget else _DEFAULT_PROGRAMS
@@ -129,13 +132,13 @@ def oracle(
         operations=operations,
         budget=(budget or 0) / 1e9,
         engine=engine,
-        check="end" if check == "end" else "every",
+        how=How("end" if check == "end" else "every", unprivileged),
         workers=jobs,
         keep_going=keep_going,
     )
     if output is not None:
         _make_folder(output)
-    keep = None if output is None else functools.partial(_write, output)
+    keep = None if output is None else functools.partial(_write, output, unprivileged)
     result = run_campaign(options, None if quiet else _heartbeat(), keep)
     emit(_tell(result, form), None)
     if result.interrupted:
@@ -177,12 +180,12 @@ def _make_folder(folder: Path) -> None:
         raise CannotError(f"{folder}: cannot be made: {error.strerror}") from error
 
 
-def _write(folder: Path, found: ProgramResult) -> None:
+def _write(folder: Path, unprivileged: bool, found: ProgramResult) -> None:
     """Write a mismatch as a trace.  :raises CannotError: that fails"""
     from spfreplay.oracle.program_text import Program, write_program
 
     path = folder / f"{found.profile}-{found.seed}.txt"
-    program = Program(found.profile, found.seed, found.base, found.ops)
+    program = Program(found.profile, found.seed, found.base, found.ops, unprivileged)
     emit(write_program(program, found.judged.answers, found.judged.found), path)
     complain(f"wrote {path}; run it again: spfreplay oracle --replay {path}")
 

@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 from spfreplay.engines import Engine, make_engine
 from spfreplay.errors import CannotError
 from spfreplay.oracle.exercise import Exercised, exercised
-from spfreplay.oracle.judge import Check, Factory, Judged
-from spfreplay.oracle.kernel import cannot_judge, this_kernel
+from spfreplay.oracle.judge import Check, Factory, How, Judged
+from spfreplay.oracle.kernel import cannot_judge, large_folios, this_kernel
 from spfreplay.oracle.program_text import Program
 from spfreplay.oracle.programs import PROFILES, Generator, Op
-from spfreplay.oracle.runner import run
+from spfreplay.oracle.runner import DEFAULT, run
 from spfreplay.oracle.shrink import shrink
 from spfreplay.oracle.workers import spread
 from spfreplay.record.machine import unjudged
@@ -60,7 +60,7 @@ class CampaignOptions:
     operations: int = 500
     budget: float = 0.0
     engine: str = "both"
-    check: Check = "every"
+    how: How = DEFAULT
     workers: int = 1
     keep_going: bool = False
     shrink_seconds: float = 60.0
@@ -83,7 +83,7 @@ class CampaignResult:
     """What a campaign came to.  ``mismatches`` are shrunk."""
 
     options: CampaignOptions
-    release: str
+    kernel: KernelProfile
     root: bool
     engines: tuple[str, ...]
     #: rules that no kernel has judged and that this one's settings would need
@@ -103,7 +103,7 @@ def judge_program(
     profile_name: str,
     seed: int,
     operations: int,
-    check: Check = "every",
+    how: How = DEFAULT,
     number: int = 0,
 ) -> ProgramResult:
     """Judge the program of ``seed``; a difference counts if it happens twice.
@@ -115,11 +115,11 @@ def judge_program(
     generator = Generator(seed, profile)
     ops = generator.program(operations)
     base = generator.base
-    judged = run(engines, profile, base, ops, check)
+    judged = run(engines, profile, base, ops, how)
     if judged.found:
-        again = run(engines, profile, base, ops, check)
+        again = run(engines, profile, base, ops, how)
         if not _is_same(judged, again):
-            judged = run(engines, profile, base, ops, check) if again.found else again
+            judged = run(engines, profile, base, ops, how) if again.found else again
     counts = exercised(ops, judged.answers)
     kept = ops if judged.found else []
     return ProgramResult(number, profile_name, seed, base, kept, judged, counts)
@@ -132,11 +132,11 @@ def _is_same(one: Judged, other: Judged) -> bool:
 
 
 def shrunk(
-    engines: Mapping[str, Factory], found: ProgramResult, seconds: float
+    engines: Mapping[str, Factory], found: ProgramResult, how: How, seconds: float
 ) -> ProgramResult:
     """Return the same mismatch by the smallest program that was found in time."""
     ops, judged = shrink(
-        engines, PROFILES[found.profile], found.base, found.ops, found.judged, seconds
+        engines, PROFILES[found.profile], found.base, found.ops, found.judged, how, seconds
     )
     return found._replace(ops=ops, judged=judged)
 
@@ -156,10 +156,13 @@ def run_campaign(
     if why := cannot_judge():
         raise CannotError(why)
     engines = factories(options.engine)
+    if options.how.unprivileged and os.geteuid():
+        raise CannotError("only root can give up privileges; without them it is so anyway")
     kernel = this_kernel()
-    result = CampaignResult(
-        options, kernel.release, os.geteuid() == 0, tuple(engines), unjudged(kernel)
-    )
+    root = os.geteuid() == 0 and not options.how.unprivileged
+    missing = () if large_folios() else ("large folios (root and a file system with them)",)
+    unknown = (*unjudged(kernel), *missing)
+    result = CampaignResult(options, kernel, root, tuple(engines), unknown)
     start = time.monotonic()
     for make in engines.values():
         make(kernel, ())  # built once, here, not once in every child
@@ -167,7 +170,9 @@ def run_campaign(
         for one in _judged_programs(options, engines):
             _add(result, one)
             if one.judged.found:
-                result.mismatches.append(shrunk(engines, one, options.shrink_seconds))
+                result.mismatches.append(
+                    shrunk(engines, one, options.how, options.shrink_seconds)
+                )
                 if on_mismatch:
                     on_mismatch(result.mismatches[-1])
                 if not options.keep_going:
@@ -186,11 +191,15 @@ def replay_program(
 ) -> ProgramResult:
     """Run a program that was written down on the kernel and on ``engines``.
 
+    One that was found without privileges gives them up, if there are any.
+
     :raises CannotError: this kernel cannot be the judge
     """
     if why := cannot_judge():
         raise CannotError(why)
-    judged = run(engines, PROFILES[program.profile], program.base, program.ops, check)
+    large_folios()
+    how = How(check, program.unprivileged and os.geteuid() == 0)
+    judged = run(engines, PROFILES[program.profile], program.base, program.ops, how)
     counts = exercised(program.ops, judged.answers)
     return ProgramResult(
         0, program.profile, program.seed, program.base, program.ops, judged, counts
@@ -211,7 +220,7 @@ def _judged_programs(
             options.profiles[which],
             options.seed + turn,
             options.operations,
-            options.check,
+            options.how,
             number,
         )
 

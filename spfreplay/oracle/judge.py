@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import socket
 from array import array
 from collections import Counter
@@ -20,7 +19,6 @@ from typing import Final, Literal, NamedTuple
 from spfreplay.engines import Engine
 from spfreplay.oracle import kernel as live
 from spfreplay.oracle.compare import (
-    FEW,
     Difference,
     Extent,
     Side,
@@ -29,6 +27,7 @@ from spfreplay.oracle.compare import (
     side_states,
 )
 from spfreplay.oracle.heap import move_break
+from spfreplay.oracle.limits import impose
 from spfreplay.oracle.programs import SLOTS, Op, Profile, heap_of
 from spfreplay.oracle.subject import DIRECT, EXECUTE, WRITE, Local, Remote
 from spfreplay.oracle.touch import SIGNALS
@@ -38,18 +37,33 @@ Factory = Callable[[c.KernelProfile, Sequence[c.FileFacts]], Engine]
 Check = Literal["every", "end", "strict"]
 
 
+class How(NamedTuple):
+    """How programs are run: what is compared when, by whom, for how long (seconds)."""
+
+    check: Check = "every"
+    unprivileged: bool = False  # as nobody; takes root
+    timeout: float = 120.0
+
+
 class Every(NamedTuple):
     """How often what is compared: every so many operations."""
 
-    pages: int = 8  # all of them, wherever the operation was
+    pages: int = 16  # all of them, wherever the operation was
     maps: int = 16  # after a touch, and of processes that did nothing
     flags: int = 50
     contents: int = 50
 
+    @classmethod
+    def so_that(cls, pages: int) -> Every:
+        """Return what keeps the cost per operation alike for ranges of any size."""
+        scale = max(1, pages >> 9)
+        return cls(pages=16 * scale, contents=50 * scale)
+
 
 STRICT: Final = Every(1, 1, 1, 1)
-#: Limit of locked memory for programs that obey one (bytes).
-MEMLOCK: Final = 60 * c.PAGE_SIZE
+#: Pages of a long range that are asked of the engines after each operation, at most.
+_SPREAD: Final = 6
+_ABSURD: Final = 1 << 40  # bytes
 #: What a bad touch ends in if it is direct, as in ``SIGNALS``; else in EFAULT.
 BAD: Final = {c.OUT_SEGV_MAPERR: -11001, c.OUT_SEGV_ACCERR: -11002, c.OUT_SIGBUS: -7002}
 SILENT: Final = frozenset({c.OUT_NONE, *BAD})
@@ -121,19 +135,19 @@ class Session:
         count: int,
         check: Check = "every",
     ) -> None:
-        self.every = STRICT if check == "strict" else Every()
+        self.every = STRICT if check == "strict" else Every.so_that(profile.pages)
         self.last = count - 1
         self.at_end = check == "end"
         self.stack = profile.stack  # touches change mappings
         self.values = live.Values(count + 2)
-        self.files = live.Files() if profile.files else None
-        self.limited = _limit_locking()
+        self.files = live.Files(large=profile.large) if profile.files else None
         heap = heap_of(profile, base)
         if heap:
             move_break(heap)
         self.span = (base, base + profile.pages * c.PAGE_SIZE)
         facts = self.files.facts if self.files else ()
-        kernel = live.this_kernel()
+        kernel = impose(profile)
+        self.limited = kernel.memlock_limit != -1
         self.engines = {name: make(kernel, facts) for name, make in engines.items()}
         self.first = next(iter(self.engines.values()))
         for engine in self.engines.values():
@@ -224,7 +238,8 @@ class Session:
         # What readahead brings back into the page cache is not modelled.
         addr, end = op.args[0], op.args[0] + op.args[1] + c.PAGE_SIZE
         return any(
-            r.file == 0 and addr < r.end and end > r.start for r in self.first.regions(mm)
+            r.file in (0, live.LARGE_FILE) and addr < r.end and end > r.start
+            for r in self.first.regions(mm)
         )
 
     def _touch(self, number: int, side: Side, op: Op) -> Difference | None:
@@ -298,45 +313,32 @@ class Session:
             return None
         called = op.name not in TOUCHES
         near = _pages_of(op)
-        everywhere = at_end or number % self.every.pages == 0
         now_and_then = number % self.every.maps == 0 or at_end
         flags = number % self.every.flags == 0 or at_end
         contents = number % self.every.contents == 0 or at_end
         for slot, side in self.sides.items():
             maps = now_and_then or self.stack or (called and slot == op.who)
             mine = near if slot == op.who else ()
-            whole = everywhere or mine is None
-            extent = Extent(None if whole else mine, maps, flags, contents)
+            everywhere = at_end or (number + 5 * slot) % self.every.pages == 0
+            extent = Extent(None if everywhere else mine, maps, flags, contents)
             if found := differences(side, self.engines, self.files, extent):
                 return found
         self.checked += 1
         return None
 
 
-def _pages_of(op: Op) -> tuple[int, ...] | None:
-    """Return the pages that ``op`` is about, None where it takes too many."""
+def _pages_of(op: Op) -> tuple[int, ...]:
+    """Return the pages that ``op`` is about; of long ranges some, spread evenly."""
     if op.name in TOUCHES:
         return (op.args[0] >> c.PAGE_SHIFT,)
     if op.name in ("fork", "exit", "brk", "mlockall", "munlockall"):
-        return None
+        return ()
     addr, length, *_ = op.args
     ranges = [(addr, length)]
     if op.name == "mremap":
         ranges += [(addr, op.args[2]), (op.args[4], op.args[2])]
     pages: list[int] = []
     for start, size in ranges:
-        if size > FEW << c.PAGE_SHIFT:
-            return None
-        pages += range(start >> c.PAGE_SHIFT, (start + size + 4095) >> c.PAGE_SHIFT)
+        covered = range(start >> c.PAGE_SHIFT, (start + size + 4095) >> c.PAGE_SHIFT)
+        pages += covered[:: 1 + len(covered) // _SPREAD] if size < _ABSURD else ()
     return tuple(pages)
-
-
-def _limit_locking() -> bool:
-    """Where a limit of locked memory counts, make it one that programs reach."""
-    if live.this_kernel().memlock_limit == -1:
-        return False
-    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    resource.setrlimit(
-        resource.RLIMIT_MEMLOCK, (min(MEMLOCK, hard) if hard >= 0 else MEMLOCK, hard)
-    )
-    return True

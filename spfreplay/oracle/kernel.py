@@ -8,11 +8,13 @@ from __future__ import annotations
 import array
 import ctypes
 import fcntl
+import functools
 import mmap
 import os
 import struct
 from typing import Final
 
+from spfreplay.record.files import CacheMapping
 from spfreplay.record.machine import JUDGED_RELEASE, kernel_profile, version
 from spfreplay_reference.contract import (
     CONTENT_FILE,
@@ -32,6 +34,9 @@ PAGEMAP_SCAN: Final = 0xC0606610
 U64: Final = (1 << 64) - 1
 #: x86-64 `ret`, in every page of the test files at this offset
 RET_OFFSET: Final = 64
+#: The file in large folios, and how many pages of it are written at once.
+LARGE_FILE: Final = 2
+BLOCK: Final = 32
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -70,39 +75,31 @@ def cannot_judge() -> str:
 
 
 class Files:
-    """The mapped files of a program: one of a disk file system, one shmem.
+    """The mapped files of a program: one of a disk file system, one shmem, one large.
 
-    Both start with known words: page ``i`` holds what the engines call its
-    content.  Written page by page, so that no large folio comes about.
+    They start with known words: page ``i`` holds what the engines call its
+    content.  The first is written page by page, so that no large folio comes
+    about; the third, if wanted, in blocks, so that some do.
 
     :raises OSError: no disk file system at ``directory``
     """
 
-    REG_PAGES, REG_TAIL, SHMEM_PAGES = 40, 100, 48
+    REG_PAGES, REG_TAIL, SHMEM_PAGES, LARGE_PAGES = 40, 100, 48, 80
     HOLE = (20, 4)  # pages of the shmem file that are not there yet
 
-    def __init__(self, directory: str = "/tmp") -> None:
-        self.fds = (
-            os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600),
-            os.memfd_create("oracle"),
-        )
-        self.facts = file_facts()
-        for facts, fd in zip(self.facts, self.fds, strict=True):
-            hole = {i for first, n in facts.absent for i in range(first, first + n)}
-            os.ftruncate(fd, facts.size)
-            for index in range(-(-facts.size // PAGE_SIZE)):
-                if index not in hole:
-                    page = struct.pack("<Q", CONTENT_FILE | facts.id << 31 | index)
-                    page = page.ljust(RET_OFFSET, b"\0") + b"\xc3"
-                    offset = index * PAGE_SIZE
-                    os.pwrite(fd, page[: facts.size - offset], offset)
+    def __init__(self, directory: str = "/tmp", *, large: bool = False) -> None:
+        self.facts = file_facts(large=large)
+        self.fds = tuple(_open(directory, facts) for facts in self.facts)
         # An engine takes a shared mapping made without PROT_WRITE for one of a file
         # opened for reading: the call does not tell.  So it is one.
         self.readers = tuple(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY) for fd in self.fds)
         # Nothing may evict them while they are judged.
-        self._pin = mmap.mmap(self.fds[0], 0, prot=mmap.PROT_READ)
-        for offset in range(0, self.facts[0].size, PAGE_SIZE):
-            self._pin[offset]
+        self._pins = []
+        for facts, fd in zip(self.facts, self.fds, strict=True):
+            if facts.kind == FILE_REG:
+                self._pins.append(mmap.mmap(fd, 0, prot=mmap.PROT_READ))
+                for offset in range(0, facts.size, PAGE_SIZE):
+                    self._pins[-1][offset]
 
     def descriptor(self, file_id: int, prot: int, flags: int) -> int:
         """Return the file descriptor to map the file with."""
@@ -114,12 +111,57 @@ class Files:
         return any(f <= index < f + n for f, n in self.facts[file_id].absent)
 
 
-def file_facts() -> tuple[FileFacts, FileFacts]:
-    """Return the facts of the two files, without making them."""
-    return (
+def file_facts(*, large: bool) -> tuple[FileFacts, ...]:
+    """Return the facts of the files, without making them."""
+    facts = (
         FileFacts(0, FILE_REG, Files.REG_PAGES * PAGE_SIZE + Files.REG_TAIL),
         FileFacts(1, FILE_SHMEM, Files.SHMEM_PAGES * PAGE_SIZE, absent=(Files.HOLE,)),
     )
+    size = Files.LARGE_PAGES * PAGE_SIZE
+    return (*facts, FileFacts(LARGE_FILE, FILE_REG, size, large_folios())) if large else facts
+
+
+@functools.cache
+def large_folios() -> tuple[tuple[int, int], ...]:
+    """Return the folios, (first, pages), that the large file is written in.
+
+    Only root can see whether the file system makes them: for others there are
+    none, and the file is like the first.
+    """
+    if os.geteuid():
+        return ()
+    wanted = tuple(
+        (at, min(BLOCK, Files.LARGE_PAGES - at)) for at in range(0, Files.LARGE_PAGES, BLOCK)
+    )
+    size = Files.LARGE_PAGES * PAGE_SIZE
+    fd = _open("/tmp", FileFacts(LARGE_FILE, FILE_REG, size, wanted))
+    mapping = CacheMapping(fd, size)
+    try:
+        return wanted if mapping.picture().folios == wanted else ()
+    finally:
+        mapping.close()
+        os.close(fd)
+
+
+def _open(directory: str, facts: FileFacts) -> int:
+    """Make a file and write it, in blocks where it is to have large folios."""
+    if facts.kind == FILE_SHMEM:
+        fd = os.memfd_create("oracle")
+    else:
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+    hole = {i for first, n in facts.absent for i in range(first, first + n)}
+    os.ftruncate(fd, facts.size)
+    step = BLOCK if facts.folios else 1
+    for first in range(0, -(-facts.size // PAGE_SIZE), step):
+        if first in hole:
+            continue
+        block = b""
+        for index in range(first, first + step):
+            page = struct.pack("<Q", CONTENT_FILE | facts.id << 31 | index)
+            block += (page.ljust(RET_OFFSET, b"\0") + b"\xc3").ljust(PAGE_SIZE, b"\0")
+        offset = first * PAGE_SIZE
+        os.pwrite(fd, block[: facts.size - offset], offset)
+    return fd
 
 
 class Values:

@@ -2,9 +2,9 @@
 
 What the trace needs beyond its events stands in one fact of its header::
 
-    fact: oracle {"profile":"anon","seed":7,"base":"0x200012345000"}
+    fact: oracle {"profile":"anon","seed":7,"base":"0x200012345000","unprivileged":false}
 
-The private range and the files are those of the profile.  The trace is one
+The private range, the files and the limits are those of the profile.  The trace is one
 like any other: ``spfreplay diff`` and ``show`` take it, too.
 """
 
@@ -18,6 +18,7 @@ from spfreplay.errors import TraceError
 from spfreplay.oracle.compare import Difference
 from spfreplay.oracle.judge import CALLS, TOUCHES
 from spfreplay.oracle.kernel import U64, file_facts, this_kernel
+from spfreplay.oracle.limits import MEMLOCK, limited
 from spfreplay.oracle.programs import PROFILES, SLOTS, Op, heap_of
 from spfreplay.trace.container import open_trace, read_events
 from spfreplay.trace.events import Event, File, Header, Process, Tables, Thread
@@ -26,7 +27,6 @@ from spfreplay.trace.verbs import STEP
 from spfreplay_reference import contract as c
 
 FACT: Final = "oracle"
-#: Pages that a written address space is listed with.
 _EVENT_OF_CALL: Final = {name: op for name, (_, op) in CALLS.items()}
 _CALL_OF_EVENT: Final = {op: name for name, op in _EVENT_OF_CALL.items()}
 _ROOT: Final = 1  # tid, pid and mm of the first process
@@ -39,6 +39,7 @@ class Program(NamedTuple):
     seed: int
     base: int
     ops: list[Op]
+    unprivileged: bool = False  # not to be run as root
 
 
 def write_program(
@@ -79,7 +80,7 @@ def read_program(path: str) -> Program:
     if base % c.PAGE_SIZE or not 1 << 32 <= base < end <= 1 << 46:
         raise TraceError(path, "", f"expected a private range, not {base:#x}-{end:#x}")
     ops = list(_operations(path, read_events(trace), base, end))
-    return Program(name, seed, base, ops)
+    return Program(name, seed, base, ops, bool(fact.get("unprivileged")))
 
 
 # -- writing ----------------------------------------------------------------
@@ -106,22 +107,27 @@ def _statement(found: Difference) -> Iterator[str]:
 def _events(program: Program, answers: Sequence[int]) -> tuple[list[Event], Tables]:
     profile = PROFILES[program.profile]
     heap = heap_of(profile, program.base)
+    kernel = this_kernel()
+    if program.unprivileged:
+        kernel = kernel._replace(memlock_limit=MEMLOCK)
+    facts = file_facts(large=profile.large) if profile.files else ()
     tables = Tables(
         header=Header(
             recorder="oracle",
-            profile=this_kernel(),
+            profile=limited(kernel, profile),
             expect="MATCH",
             facts={
                 FACT: {
                     "profile": program.profile,
                     "seed": program.seed,
                     "base": hex(program.base),
+                    "unprivileged": program.unprivileged,
                 }
             },
         ),
         processes=[Process(_ROOT, 0, 0, "root")],
         threads=[Thread(_ROOT, _ROOT, 0)],
-        files=[File(facts) for facts in file_facts()] if profile.files else [],
+        files=[File(each) for each in facts],
         images=[c.InitialImage((), (), heap, heap)],
     )
     events = [_event(0, _ROOT, c.MM_NONE, c.OP_EXEC, (_ROOT, 0), 0)]
@@ -146,7 +152,7 @@ def _events(program: Program, answers: Sequence[int]) -> tuple[list[Event], Tabl
 def _arguments(op: Op, answer: int) -> tuple[int, Sequence[int], int]:
     if op.name in TOUCHES:
         addr, direct = op.args
-        code = TOUCHES[op.name][1] | (c.X86_PF_USER if direct else 0)
+        code = TOUCHES[op.name][1] | (c.X86_PF_USER if direct or op.name == "run" else 0)
         return c.OP_ACCESS, (addr, code), c.RET_UNKNOWN
     if op.name == "fork":
         return c.OP_FORK, (), answer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Final, NamedTuple
 
-from spfreplay.oracle.kernel import U64, Files
+from spfreplay.oracle.kernel import LARGE_FILE, U64, Files
 from spfreplay_reference.contract import (
     MADV_COLD,
     MADV_DODUMP,
@@ -33,10 +33,12 @@ from spfreplay_reference.contract import (
     MADV_WILLNEED,
     MADV_WIPEONFORK,
     MAP_ANONYMOUS,
+    MAP_DENYWRITE,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
     MAP_GROWSDOWN,
     MAP_LOCKED,
+    MAP_NONBLOCK,
     MAP_NORESERVE,
     MAP_POPULATE,
     MAP_PRIVATE,
@@ -113,22 +115,25 @@ class Profile(NamedTuple):
     stack: bool = False
     locks: bool = False
     heap: bool = False  # the break begins in the middle of the range
+    crowded: bool = False  # few mappings are left to the process
+    large: bool = False  # one more file, in large folios
 
 
 PROFILES: Final = {
     "anon": Profile(),
-    "file": Profile(files=True),
+    "file": Profile(files=True, large=True),
     "fork": Profile(pages=96, forks=True),
     "mixed": Profile(pages=128, forks=True, files=True),
     "thp": Profile(pages=2048, align=512, huge=True, forks=True),
     "stack": Profile(pages=1024, stack=True),
     "lock": Profile(pages=96, forks=True, locks=True, files=True),
     "brk": Profile(pages=192, forks=True, heap=True),
+    "crowd": Profile(pages=160, files=True, crowded=True),
 }
 
 MIX: Final = {
     "mmap": 13, "munmap": 4, "mprotect": 10, "madvise": 11, "mremap": 6, "mlock": 3,
-    "munlock": 2, "store": 24, "load": 22, "run": 2, "fork": 0, "exit": 0,
+    "munlock": 2, "store": 24, "load": 22, "run": 4, "fork": 0, "exit": 0,
 }  # fmt: skip
 
 
@@ -240,8 +245,10 @@ class Generator:
         return first, min(count, limit - first)
 
     def span(self, hostile: tuple[int, ...] = HOSTILE) -> tuple[int, int]:
-        """Choose (addr, len), now and then unaligned or nonsense."""
+        """Choose (addr, len), now and then unaligned, nonsense, or everything."""
         first, count = self.pages()
+        if self.rng.random() < 0.02:
+            first, count = 0, self.profile.pages
         addr, length = self.base + first * 4096, count * 4096
         odd = self.rng.random()
         if odd < 0.04:
@@ -271,8 +278,9 @@ class Generator:
         file, pgoff = -1, 0
         sharing = MAP_SHARED if rng.random() < 0.25 else MAP_PRIVATE
         if self.profile.files and rng.random() < 0.6:
-            file = rng.randrange(2)
-            pgoff = rng.choice((0, 0, 1, 5, rng.randrange(Files.SHMEM_PAGES + 3)))
+            file = rng.randrange(2 + self.profile.large)
+            size = Files.LARGE_PAGES if file == LARGE_FILE else Files.SHMEM_PAGES
+            pgoff = rng.choice((0, 0, 1, 5, rng.randrange(size + 3)))
             sharing = rng.choice((MAP_SHARED, MAP_PRIVATE))
             if prot and rng.random() < 0.25:  # code to run
                 prot |= X
@@ -283,7 +291,7 @@ class Generator:
         flags |= sharing if rng.random() > 0.02 else rng.choice((0, 3))
         for flag, share in (
             (MAP_POPULATE, 0.1), (MAP_NORESERVE, 0.08), (MAP_LOCKED, 0.04),
-            (MAP_STACK, 0.05),
+            (MAP_STACK, 0.05), (MAP_NONBLOCK, 0.04), (MAP_DENYWRITE, 0.02),
         ):  # fmt: skip
             if rng.random() < share:
                 flags |= flag

@@ -17,14 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from spfreplay.oracle.compare import Difference
-from spfreplay.oracle.judge import Check, Factory, Judged, Session
+from spfreplay.oracle.judge import Check, Factory, How, Judged, Session
+from spfreplay.oracle.limits import drop_privileges
 from spfreplay.oracle.programs import Op, Profile
 
 _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None)
-
-#: Seconds for one program.
-TIMEOUT: Final = 120
+DEFAULT: Final = How()
 
 
 def run(
@@ -32,12 +31,11 @@ def run(
     profile: Profile,
     base: int,
     ops: Sequence[Op],
-    check: Check = "every",
-    timeout: float = TIMEOUT,
+    how: How = DEFAULT,
 ) -> Judged:
     """Judge one program; ``check="strict"`` compares everything after every operation.
 
-    The death of the process, or no end within ``timeout`` seconds, is a
+    The death of the process, or no end within ``how.timeout`` seconds, is a
     difference, too.
     """
     progress = mmap.mmap(-1, 4096)
@@ -46,8 +44,10 @@ def run(
     if pid == 0:
         try:
             os.setpgid(0, 0)
+            if how.unprivileged:
+                drop_privileges()
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            answer = _run(engines, profile, base, ops, check, progress)
+            answer = _run(engines, profile, base, ops, how.check, progress)
             os.write(result, pickle.dumps(answer))
         finally:
             os._exit(0)
@@ -55,7 +55,7 @@ def run(
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     try:
-        ended = poll.poll(timeout * 1000)
+        ended = poll.poll(how.timeout * 1000)
     finally:
         # The processes that the program forked are in its group.
         with contextlib.suppress(ProcessLookupError):
@@ -68,9 +68,9 @@ def run(
         judged: Judged = pickle.loads(data)
         return judged
     step = int.from_bytes(progress[:4], "little")
-    how = f"wait status {status:#x}" if ended else f"no end after {timeout} s"
+    end = f"wait status {status:#x}" if ended else f"no end after {how.timeout:g} s"
     name = next(iter(engines))
-    return Judged(Difference(name, "died", (how,)), step, step, array("q"), Counter())
+    return Judged(Difference(name, "died", (end,)), step, step, array("q"), Counter())
 
 
 def _run(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from spfreplay.oracle.judge import Factory, Judged
+from spfreplay.oracle.judge import Factory, How, Judged
 from spfreplay.oracle.programs import Op, Profile
 from spfreplay.oracle.runner import run
 
@@ -20,6 +20,7 @@ def shrink(
     base: int,
     ops: Sequence[Op],
     judged: Judged,
+    how: How,
     seconds: float = 60.0,
 ) -> tuple[list[Op], Judged]:
     """Return (fewest operations that still disagree in that way, their judgement).
@@ -31,13 +32,14 @@ def shrink(
     found = judged.found
     assert found is not None
     end = time.monotonic() + seconds
+    each = how._replace(check="strict", timeout=_TRY)
     best = list(ops[: judged.step + 1])
     size = max(1, len(best) // 2)
     while size:
         at, before = 0, len(best)
         while at < len(best) and time.monotonic() < end:
             fewer = best[:at] + best[at + size :]
-            tried = run(engines, profile, base, fewer, "strict", _TRY) if fewer else None
+            tried = run(engines, profile, base, fewer, each) if fewer else None
             if tried and tried.found and tried.found.signature == found.signature:
                 best, judged = fewer[: tried.step + 1], tried
             else:

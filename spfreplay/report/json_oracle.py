@@ -18,14 +18,14 @@ def campaign(result: CampaignResult) -> str:
     for (name, trait), number in sorted(result.counts.items()):
         calls.setdefault(name, {})[trait or "done"] = number
     one = {
-        "kernel": result.release,
+        "kernel": result.kernel._asdict(),
         "root": result.root,
         "engines": list(result.engines),
         "seed": options.seed,
         "budget": options.budget or None,
         "profiles": list(options.profiles),
         "operations_each": options.operations,
-        "check": options.check,
+        "check": options.how.check,
         "programs": result.programs,
         "operations": result.checked,
         "operations_by_profile": dict(result.per_profile),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from spfreplay.report import words
 from spfreplay.report.text import table
 from spfreplay_reference import contract as c
+from spfreplay_reference.contract import KernelProfile
 
 if TYPE_CHECKING:
     from spfreplay.oracle.campaign import CampaignResult, ProgramResult
@@ -56,19 +57,38 @@ def _facts(result: CampaignResult) -> Iterator[str]:
     options = result.options
     rate = result.checked / result.seconds if result.seconds else 0.0
     user = "root" if result.root else "an ordinary user (no frames compared)"
-    yield f"  kernel    {result.release}, as {user}"
+    yield f"  kernel    {result.kernel.release}, as {user}"
+    yield from _listed("settings", _settings(result.kernel))
     yield (
         f"  seed      {options.seed}, {options.operations} operations each, "
-        f"compared: {options.check}"
+        f"compared: {options.how.check}"
     )
     yield f"  rate      {rate:,.0f} operations/s ({result.seconds:.1f} s)"
     shares = (f"{name} {number:,}" for name, number in result.per_profile.items())
-    yield from (
-        ("  profiles  " if at == 0 else " " * 12) + line
-        for at, line in enumerate(_wrapped(shares, words.WIDTH - 12))
-    )
+    yield from _listed("profiles", shares)
     for at, rule in enumerate(result.unjudged):
         yield ("  unjudged  " if at == 0 else " " * 12) + rule
+
+
+def _listed(title: str, items: Iterable[str]) -> Iterator[str]:
+    for at, line in enumerate(_wrapped(items, words.WIDTH - 12)):
+        yield (f"  {title:<10}" if at == 0 else " " * 12) + line
+
+
+def _settings(kernel: KernelProfile) -> Iterator[str]:
+    """Name what the rules depend on; programs of some profiles get smaller limits."""
+    yield f"fault-around {kernel.fault_around_pages} pages"
+    yield f"large folios {'whole' if kernel.map_large_folios else 'by page'}"
+    yield f"THP {kernel.thp_enabled}"
+    yield f"huge zero page {'yes' if kernel.thp_zero_page else 'no'}"
+    yield f"overcommit {kernel.overcommit_memory}"
+    yield f"max_map_count {kernel.max_map_count:,}"
+    yield f"stack limit {_size(kernel.stack_limit)}"
+    yield f"locked memory {_size(kernel.memlock_limit)}"
+
+
+def _size(limit: int) -> str:
+    return "unlimited" if limit < 0 else f"{limit >> 10:,} KiB"
 
 
 def _exercise(result: CampaignResult) -> list[str]:
@@ -79,7 +99,7 @@ def _exercise(result: CampaignResult) -> list[str]:
         traits = Counter(
             {t: n for (one, t), n in result.counts.items() if one == name and t}
         ).most_common()
-        failed = sum(n for t, n in traits if t.startswith("-E"))
+        failed = sum(n for t, n in traits if t.startswith(("-E", "SIG")))
         items = (f"{t} {n:,}" for t, n in traits)
         first, *more = _wrapped(items, words.WIDTH - 33) or [""]
         lines.append(f"  {name:<11}{number:>9,}{failed:>9,}  {first}".rstrip())
