@@ -30,9 +30,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, Literal
 
-from spfreplay.mm.locking import RwLock, SpinLock
+from spfreplay.mm.locking import RwLock, RwSpinLock, SpinLock
 from spfreplay.mm.opening import BuildError, Methods, Opener
-from spfreplay.mm.straight import Fold, constants_of, hoist, strip
+from spfreplay.mm.straight import Fold, constants_of, hoist, strip, strip_block
 from spfreplay.mm.types import Page
 
 Form = Literal["straight", "window"]
@@ -87,9 +87,10 @@ OPENED: Final = (
     "handle_pte_fault",
     "__page_add_new_anon_rmap",
     "free_page",
+    "flush_tlb_batched_pending",
 )
 #: field -> class of the lock in it, whose methods are opened as well
-OPENED_LOCKS: Final = {"ptl": SpinLock, "mm_rb_lock": RwLock, "mmap_sem": RwLock}
+OPENED_LOCKS: Final = {"ptl": SpinLock, "mm_rb_lock": RwSpinLock, "mmap_sem": RwLock}
 OPENED_CONSTRUCTORS: Final = (Page,)
 #: functions that walk page tables more than once
 HOISTED: Final = ("access",)
@@ -196,7 +197,9 @@ def straighten(
         functions |= {
             node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)
         }
-    fold = Fold(constants)
+    for name, method in methods.functions.items() if methods else ():
+        method.body = strip_block(name, method.body)
+    fold = Fold(constants | {"WINDOW": False})
     for function in functions.values():
         function.body = [fold.visit(node) for node in function.body]
     Opener(functions, opened, methods).open_all()

@@ -31,7 +31,7 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
-from spfreplay.mm.tlb import flush_tlb_range
+from spfreplay.mm.tlb import flush_tlb_batched_pending, flush_tlb_range
 from spfreplay.mm.types import (
     PAGE_DIRTY,
     PAGE_PRESENT,
@@ -111,19 +111,19 @@ def change_pmd(
     if entry.__class__ is int:
         if end - start == HPAGE_PMD_SIZE:
             return (yield from change_huge_pmd(task, mm.kernel, pmd, index, newprot, upgrade))
-        yield from split_huge_pmd(task, mm, pmd, index)
+        yield from split_huge_pmd(task, mm, pmd, start)
         yield READ, pmd, ENTRY
         entry = pmd.entries[index]
         if entry is None or entry.__class__ is int:
             return 0
     slot = start >> 12 & 511
     last = slot + (end - start >> 12)
-    return (yield from change_pte_range(task, mm.kernel, entry, slot, last, newprot, upgrade))
+    return (yield from change_pte_range(task, mm, entry, slot, last, newprot, upgrade))
 
 
 def change_pte_range(
     task: Task,
-    kernel: Kernel,
+    mm: MmStruct,
     table: PageTable,
     slot: int,
     last: int,
@@ -136,6 +136,8 @@ def change_pte_range(
     """
     yield LOCK, table, PTL
     table.ptl.lock(task)
+    kernel = mm.kernel
+    yield from flush_tlb_batched_pending(task, mm)
     pages = 0
     if not table.used:
         slot = last

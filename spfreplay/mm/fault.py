@@ -5,18 +5,24 @@ freed behind the flush that drops what a CPU may have cached of them.  An
 instruction is not interrupted, from its walk to its store: a flush, or a grace
 period, that waits for this CPU waits for its end, which is what IRQ_OFF and
 IRQ_ON say here.
+
+In a window a CPU keeps what it walked to (``task.tlb``), rights and D bit as
+they were then, and goes by that until a flush or a fault of its own drops it.
+What is not present is never kept.  A huge page is kept by the pages touched.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from spfreplay.mm.filemap import cache_file, cache_page
+from spfreplay.mm.filemap import cache_content, cache_file, cache_page
+from spfreplay.mm.form import WINDOW
 from spfreplay.mm.handle_mm_fault import handle_mm_fault
 from spfreplay.mm.mmap import expand_stack
 from spfreplay.mm.pgtable import pfn_to_page
 from spfreplay.mm.pte import (
     CLASS_ANON,
+    CLASS_CACHE,
     CLASS_NOPAGE,
     HPAGE_PMD_NR,
     KIND_OF,
@@ -111,7 +117,8 @@ FAULT_FLAGS: Final = tuple(fault_flags(error_code) for error_code in range(32))
 def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int]:
     """Execute one access of user code or of the kernel, faults and retries included.
 
-    A store leaves ``task.stamp + 1`` in the page.
+    A store leaves ``task.stamp + 1`` in the page; in a window, a load or a
+    fetch leaves what it saw in ``task.loaded``.
 
     :param error_code: X86_PF_WRITE, X86_PF_INSTR, X86_PF_USER, X86_PF_PK.
     :return: outcome of the last fault that had an effect, or OUT_NONE
@@ -135,7 +142,9 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
         table: Any = None
         yield IRQ_OFF, task, IRQ
         task.irqs_off = True
-        pud = pgd[address >> 39]
+        if WINDOW and task.tlb:
+            pte = translate(task.tlb, address >> 12, right, wanted)
+        pud = (None if pte else pgd[address >> 39]) if WINDOW else pgd[address >> 39]
         if pud is not None:
             pmd = pud.entries[address >> 30 & 511]
             if pmd is not None:
@@ -144,9 +153,11 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
                 if table.__class__ is int:
                     pte = table
                     if pte & right == right:
-                        bits = yield from access_huge(task, mm, pmd, address, wanted)
+                        bits = yield from access_huge(task, mm, pmd, address, pte, wanted)
                         yield IRQ_ON, task, IRQ
                         task.irqs_off = False
+                        if bits < 0:
+                            continue
                         return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
                 elif table is not None:
                     yield READ, table, PTE
@@ -162,6 +173,11 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
                     continue
                 low |= wanted
             pte_class = pte >> PTE_CLASS_SHIFT
+            if WINDOW:
+                if task.tlb is not None:
+                    task.tlb[address >> 12] = pte | wanted
+                if not error_code & X86_PF_WRITE:
+                    yield from load(task, mm.kernel, pte)
             if error_code & X86_PF_WRITE:
                 if pte_class == CLASS_ANON:
                     page = mm.kernel.mem_map.get(pte >> PTE_PFN_SHIFT)
@@ -175,6 +191,8 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
             task.irqs_off = False
             bits = PAGE_BITS[low] | KIND_OF[pte_class] if pte_class != CLASS_NOPAGE else 0
             return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
+        if WINDOW and task.tlb:
+            task.tlb.pop(address >> 12, None)
         yield IRQ_ON, task, IRQ
         task.irqs_off = False
         if idle >= LIVELOCK_FAULTS:
@@ -195,6 +213,41 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
         if table.__class__ is int:
             bits |= PG_HUGE
         return outcome | reason << REASON_SHIFT | bits << PAGE_SHIFT_IN_RESULT
+
+
+def translate(tlb: dict[int, int], vpn: int, right: int, wanted: int) -> int:
+    """Return the entry that a CPU has of a page, if it decides the access; 0 = walk.
+
+    It does if it allows the access, and if it forbids it: then the CPU faults
+    at once, whatever the page table says by now.  For a store through an entry
+    without the D bit the CPU goes to the page table, to set it there.
+    """
+    pte = tlb.get(vpn, 0)
+    if pte & right == right and pte & wanted != wanted:
+        return 0
+    return pte
+
+
+def huge_translation(word: int, address: int) -> int:
+    """Return what a huge PMD says of one page, as a PTE."""
+    if word >> PTE_CLASS_SHIFT != CLASS_ANON:
+        return word
+    return word + ((address >> 12 & HPAGE_PMD_NR - 1) << PTE_PFN_SHIFT)
+
+
+def load(task: Task, kernel: Kernel, pte: int) -> Steps[None]:
+    """Read the page that ``pte`` maps into ``task.loaded``."""
+    pte_class = pte >> PTE_CLASS_SHIFT
+    if pte_class == CLASS_ANON:
+        page = pfn_to_page(kernel, pte >> PTE_PFN_SHIFT)
+        yield READ, page, PAGE_CONTENT
+        task.loaded = page.content
+    elif pte_class == CLASS_CACHE:
+        file = cache_file(kernel, pte >> PTE_PFN_SHIFT)
+        yield READ, file, PAGE_CONTENT
+        task.loaded = cache_content(file, pte >> PTE_PFN_SHIFT)
+    else:
+        task.loaded = 0
 
 
 def store_to_cache(task: Task, kernel: Kernel, pfn: int) -> Steps[None]:
@@ -289,15 +342,25 @@ def mm_fault_error(fault: int) -> int:
 
 
 def access_huge(
-    task: Task, mm: MmStruct, pmd: PageTable, address: int, wanted: int
+    task: Task, mm: MmStruct, pmd: PageTable, address: int, word: int, wanted: int
 ) -> Steps[int]:
-    """Access memory under a huge PMD that allows it; return the page's bits."""
-    index = address >> 21 & 511
-    yield RMW, pmd, ENTRY
-    word = pmd.entries[index] = pmd.entries[index] | wanted
+    """Access memory under a huge PMD that allows it; return the page's bits.
+
+    :return: -1 if the PMD is not ``word`` any more: the CPU walks again.
+    """
+    if word & wanted != wanted:
+        yield RMW, pmd, ENTRY
+        updated = pmd.cmpxchg_entry(address >> 21 & 511, word, word | wanted)
+        if not updated:
+            return -1
+        word |= wanted
+    if WINDOW and task.tlb is not None:
+        task.tlb[address >> 12] = huge_translation(word, address)
     if wanted & PAGE_DIRTY:
         nr = address >> 12 & HPAGE_PMD_NR - 1
         page = pfn_to_page(mm.kernel, (word >> PTE_PFN_SHIFT) + nr)
         yield WRITE, page, PAGE_CONTENT
         page.content = task.stamp + 1
+    elif WINDOW:
+        yield from load(task, mm.kernel, huge_translation(word, address))
     return pte_page_bits(word) | PG_HUGE

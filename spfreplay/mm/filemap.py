@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
+from spfreplay.mm.form import WINDOW
 from spfreplay.mm.pgtable import pte_alloc
 from spfreplay.mm.pte import file_pages
 from spfreplay.mm.spf_lock import pte_map_lock
@@ -25,6 +26,7 @@ from spfreplay.mm.types import (
     PFN_CACHE,
     PFN_NOPAGE,
     PTE_PFN_SHIFT,
+    SHMEM_VM_OPS,
     VM_FAULT_NOPAGE,
     VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
@@ -43,6 +45,7 @@ from spfreplay_reference.contract import (
     OUT_FILE,
     OUT_FILE_SHARED,
     VM_WRITE,
+    FileFacts,
 )
 
 PFN_INDEX_BITS: Final = 31
@@ -59,7 +62,17 @@ def cache_pfn(file: File, index: int) -> int:
 
 def cache_file(kernel: Kernel, pfn: int) -> File:
     """Return the file whose page ``pfn`` names."""
-    return kernel.files[pfn >> PFN_INDEX_BITS & PFN_FILE_MASK]
+    number = pfn >> PFN_INDEX_BITS & PFN_FILE_MASK
+    if WINDOW and number not in kernel.files:
+        return gone_file(number)
+    return kernel.files[number]
+
+
+def gone_file(number: int) -> File:
+    """Return what is left of a file that has gone: the next step on it tells."""
+    file = File(number, FileFacts(number), SHMEM_VM_OPS, anon_shared=True)
+    file.freed = True
+    return file
 
 
 def cache_content(file: File, pfn: int) -> int:

@@ -10,6 +10,7 @@ from array import array
 from typing import Any
 
 from spfreplay.errors import ModelError
+from spfreplay.mm.form import WINDOW
 from spfreplay.mm.pgtable import pmd_offset
 from spfreplay.mm.pte import (
     CLASS_ANON,
@@ -23,19 +24,18 @@ from spfreplay.mm.rmap import anon_vma_prepare
 from spfreplay.mm.steps import (
     ANON_VMA,
     ENTRY,
-    FLUSH,
     LOCK,
     PAGE_MAPCOUNT,
     PMD_LOCK,
     READ,
     RMW,
-    TLB,
     UNLOCK,
     VM_END,
     VM_START,
     WRITE,
     Steps,
 )
+from spfreplay.mm.tlb import flush_tlb_mm_range, note_flush
 from spfreplay.mm.types import (
     FAULT_FLAG_WRITE,
     PAGE_ACCESSED,
@@ -190,7 +190,7 @@ def do_huge_pmd_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
     pmd.ptl.unlock(task)
     if alone:
         return VM_FAULT_WRITE
-    yield from split_huge_pmd(task, mm, pmd, vmf.pmd_index)
+    yield from split_huge_pmd(task, mm, pmd, vmf.address)
     return VM_FAULT_FALLBACK
 
 
@@ -224,12 +224,13 @@ def huge_pmd_set_accessed(task: Task, vmf: VmFault) -> Steps[int]:
     return 0
 
 
-def split_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Steps[None]:
-    """Replace a huge PMD by a table of 512 PTEs; the pages stay as they are.
+def split_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, address: int) -> Steps[None]:
+    """Replace the huge PMD of ``address`` by a table of 512 PTEs; the pages stay as they are.
 
     Models: mm/huge_memory.c:__split_huge_pmd()
     """
     table = PageTable(1)
+    index = address >> 21 & 511
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
@@ -243,16 +244,18 @@ def split_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Step
         table.used = HPAGE_PMD_NR
         yield WRITE, pmd, ENTRY
         pmd.entries[index] = table
-        yield FLUSH, mm, TLB  # pmdp_invalidate()
+        haddr = address & HPAGE_PMD_MASK  # pmdp_invalidate()
+        yield from flush_tlb_mm_range(task, mm, haddr, haddr + HPAGE_PMD_SIZE)
     yield UNLOCK, pmd, PMD_LOCK
     pmd.ptl.unlock(task)
 
 
-def zap_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Steps[bool]:
+def zap_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, haddr: int) -> Steps[bool]:
     """Take a whole huge page out of the page tables; False if it is none any more.
 
     Models: mm/huge_memory.c:zap_huge_pmd()
     """
+    index = haddr >> 21 & 511
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
@@ -262,17 +265,19 @@ def zap_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, index: int) -> Steps[
         yield WRITE, pmd, ENTRY
         pmd.entries[index] = None
         task.need_flush = True
+        if WINDOW:
+            note_flush(task, haddr, haddr + HPAGE_PMD_SIZE)
         if word >> PTE_CLASS_SHIFT == CLASS_ANON:
             compound = mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9]
             mm.rss_anon -= HPAGE_PMD_NR
             yield RMW, compound, PAGE_MAPCOUNT
-            unmap_compound(task, mm.kernel, compound)
+            unmap_compound(task, compound)
     yield UNLOCK, pmd, PMD_LOCK
     pmd.ptl.unlock(task)
     return is_huge
 
 
-def unmap_compound(task: Task, kernel: Kernel, compound: Compound) -> None:
+def unmap_compound(task: Task, compound: Compound) -> None:
     """Drop one mapping of every subpage; frames that have none left go to the gather."""
     compound.mapcount -= 1
     if compound.mapcount < 0:
@@ -282,7 +287,7 @@ def unmap_compound(task: Task, kernel: Kernel, compound: Compound) -> None:
             page.mapcount -= 1
             task.gather.append(page)
     if not compound.mapcount:
-        del kernel.compounds[compound.pfn >> 9]
+        task.gather.append(compound)
 
 
 def split_huge_pmd_address(task: Task, mm: MmStruct, address: int) -> Steps[None]:
@@ -297,7 +302,7 @@ def split_huge_pmd_address(task: Task, mm: MmStruct, address: int) -> Steps[None
     yield READ, pmd, ENTRY
     entry = pmd.entries[index]
     if entry.__class__ is int:
-        yield from split_huge_pmd(task, mm, pmd, index)
+        yield from split_huge_pmd(task, mm, pmd, address)
 
 
 def vma_adjust_trans_huge(

@@ -20,7 +20,7 @@ from spfreplay.mm.mmap import U64, UNKNOWN_FILE
 from spfreplay.mm.spf_reasons import REASON_NAMES
 from spfreplay.mm.steps import Steps
 from spfreplay.mm.truncate import remove_folio
-from spfreplay.mm.types import Kernel, MmStruct, Task
+from spfreplay.mm.types import Kernel, MmStruct, PageTable, Task
 from spfreplay_reference.contract import (
     FILE_UNKNOWN,
     OP_BRK,
@@ -219,16 +219,34 @@ class SpeculativeKernel:
         name = CALLS.get(op)
         if name is None:
             raise ModelError(f"operation {op} has no steps")
-        task = self._task(stamp, mm, tid)
+        task = self.window_task(tid, mm, stamp)
         function = getattr(build(PROTOCOL, "window"), name)
         a0, a1, *others = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
         return task, function(task, self._mms[mm], a0 & U64, a1 & U64, *others, ret)
+
+    def window_task(self, tid: int, mm: int, stamp: int = 0) -> Task:
+        """Return the task of thread ``tid``, which from now on has a CPU with a TLB.
+
+        Flushes and grace periods wait for it.  The threads of a window come up
+        before any of them runs: those that are late are asked later.
+        """
+        task = self._task(stamp, mm, tid)
+        if task not in self.kernel.cpus:
+            self.kernel.cpus.append(task)
+            task.tlb = {}
+        return task
+
+    def end_window(self) -> None:
+        """Take the CPUs away again: from here on one operation runs at a time."""
+        for task in self.kernel.cpus:
+            task.tlb = None
+        self.kernel.cpus.clear()
 
     def begin_access(
         self, stamp: int, mm: int, tid: int, addr: int, error_code: int
     ) -> tuple[Task, Steps[int]]:
         """Return an access that has not taken its first step, for a scheduler."""
-        task = self._task(stamp, mm, tid)
+        task = self.window_task(tid, mm, stamp)
         access = build(PROTOCOL, "window").access
         return task, access(task, self._mms[mm], addr, error_code)
 
@@ -240,13 +258,16 @@ class SpeculativeKernel:
         """
         callbacks = self.kernel.rcu_callbacks
         self.kernel.rcu_callbacks = []
+        return [self.begin_callback(*callback) for callback in callbacks]
+
+    def begin_callback(
+        self, stamp: int, mm: MmStruct, tables: list[PageTable]
+    ) -> tuple[Task, Steps[None]]:
+        """Return what frees ``tables`` behind a grace period, as a task of its own."""
+        task = Task(SOFTIRQ_TID, None)
+        task.stamp = stamp
         run = build(PROTOCOL, "window").tlb_remove_table_rcu
-        begun = []
-        for stamp, mm, tables in callbacks:
-            task = Task(SOFTIRQ_TID, None)
-            task.stamp = stamp
-            begun.append((task, run(task, mm, tables)))
-        return begun
+        return task, run(task, mm, tables)
 
     def _grace_period(self) -> None:
         """Free what waits for a grace period: no operation overlaps this one."""

@@ -223,7 +223,7 @@ def madvise_dontneed_free(
     yield from vm_write_begin(task, vma)
     yield from madvise_free_page_range(task, vma, start, end)
     yield from vm_write_end(task, vma)
-    yield from tlb_finish_mmu(task, vma.vm_mm)
+    yield from tlb_finish_mmu(task, vma.vm_mm, start, end)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spfreplay.mm.form import WINDOW
 from spfreplay.mm.huge_memory import is_mapped_once, split_huge_pmd
 from spfreplay.mm.pgtable import pmd_offset
 from spfreplay.mm.pte import CLASS_ANON, HPAGE_PMD_SIZE, PMD_MASK, PMD_SIZE, PTE_CLASS_SHIFT
@@ -16,6 +17,7 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.tlb import flush_tlb_batched_pending, note_flush
 from spfreplay.mm.types import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
@@ -25,6 +27,7 @@ from spfreplay.mm.types import (
     Task,
     VmArea,
 )
+from spfreplay_reference.contract import PAGE_SIZE
 
 
 def madvise_free_page_range(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]:
@@ -45,22 +48,26 @@ def madvise_free_page_range(task: Task, vma: VmArea, start: int, end: int) -> St
         if entry.__class__ is int:
             entry = yield from madvise_free_huge_pmd(task, mm, pmd, start, next_start)
         if entry is not None:
-            slot = start >> 12 & 511
-            yield from clean_ptes(task, entry, slot, slot + (next_start - start >> 12))
+            yield from clean_ptes(task, mm, entry, start, next_start)
         start = next_start
 
 
-def clean_ptes(task: Task, table: PageTable, slot: int, last: int) -> Steps[None]:
-    """Clean the PTEs ``[slot, last)`` of one table under its PTL."""
+def clean_ptes(task: Task, mm: MmStruct, table: PageTable, start: int, end: int) -> Steps[None]:
+    """Clean the PTEs of ``[start, end)``, all in one table, under its PTL."""
+    slot = start >> 12 & 511
     yield LOCK, table, PTL
     table.ptl.lock(task)
-    for i in range(slot, last):
+    yield from flush_tlb_batched_pending(task, mm)
+    for i in range(slot, slot + (end - start >> 12)):
         yield READ, table, PTE
         pte = table.pte[i]
         if not pte or pte >> PTE_CLASS_SHIFT != CLASS_ANON:
             continue
         if pte & (PAGE_ACCESSED | PAGE_DIRTY):
             task.need_flush = True
+            if WINDOW:  # tlb_remove_tlb_entry()
+                cleaned = start + (i - slot << 12)
+                note_flush(task, cleaned, cleaned + PAGE_SIZE)
             yield WRITE, table, PTE
             table.pte[i] = pte & ~(PAGE_ACCESSED | PAGE_DIRTY)
     yield UNLOCK, table, PTL
@@ -86,13 +93,15 @@ def madvise_free_huge_pmd(
         alone = is_mapped_once(mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9])
         if alone and end - start == HPAGE_PMD_SIZE:
             task.need_flush = True
+            if WINDOW:
+                note_flush(task, start, end)
             yield WRITE, pmd, ENTRY
             pmd.entries[index] = word & ~(PAGE_ACCESSED | PAGE_DIRTY)
     yield UNLOCK, pmd, PMD_LOCK
     pmd.ptl.unlock(task)
     if not alone or end - start == HPAGE_PMD_SIZE:
         return None
-    yield from split_huge_pmd(task, mm, pmd, index)
+    yield from split_huge_pmd(task, mm, pmd, start)
     yield READ, pmd, ENTRY
     table: PageTable | None = pmd.entries[index]
     return table

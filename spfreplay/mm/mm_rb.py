@@ -55,6 +55,18 @@ class VmaIndex:
         if vma is not None and vma.vm_rb_linked and vma.vm_start <= addr < vma.vm_end:
             self._hint[addr >> HINT_SHIFT] = vma
             return vma
+        vma = self.search(addr)
+        if vma is not None:
+            self._hint[addr >> HINT_SHIFT] = vma
+        return vma
+
+    def search(self, addr: int) -> VmArea | None:
+        """Do as :meth:`find`, by the order of the VMAs and their live bounds alone.
+
+        What the hint says depends on who searched before, and while VMAs
+        overlap, or one is gone from the order and not yet marked as dead, on
+        that alone: where others run at the same time it may not be asked.
+        """
         at = self._keys.bisect_right(addr)
         vma = self._vma[self._keys[at - 1 if at else 0]] if self._keys else None
         if vma is None:
@@ -70,7 +82,6 @@ class VmaIndex:
                 vma = self._next[vma]
             if vma is None:
                 return None
-        self._hint[addr >> HINT_SHIFT] = vma
         return vma
 
     def insert(self, vma: VmArea) -> None:

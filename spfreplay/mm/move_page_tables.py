@@ -10,7 +10,7 @@ from spfreplay.mm.huge_memory import split_huge_pmd
 from spfreplay.mm.pgtable import pmd_alloc, pmd_offset, pte_alloc
 from spfreplay.mm.pte import HPAGE_PMD_SIZE, PMD_MASK, PMD_SIZE, PTE_PRESENT
 from spfreplay.mm.steps import ENTRY, LOCK, PMD_LOCK, PTE, PTL, READ, UNLOCK, WRITE, Steps
-from spfreplay.mm.tlb import flush_tlb_range
+from spfreplay.mm.tlb import flush_tlb_batched_pending, flush_tlb_range
 from spfreplay.mm.types import PAGE_DIRTY, PageTable, Task, VmArea
 
 
@@ -47,7 +47,7 @@ def move_page_tables(
                 if extent == HPAGE_PMD_SIZE:
                     done = yield from move_huge_pmd(task, pmd, index, new_pmd, new_index)
                 if not done:
-                    yield from split_huge_pmd(task, mm, pmd, index)
+                    yield from split_huge_pmd(task, mm, pmd, old_addr)
                 moved_any = True
             if not done:
                 yield from pte_alloc(task, new_pmd, new_index)
@@ -86,6 +86,7 @@ def move_ptes(
     if new_table is not old_table:
         yield LOCK, new_table, PTL
         new_table.ptl.lock(task)
+    yield from flush_tlb_batched_pending(task, vma.vm_mm)
     force_flush = moved = False
     for i in range(extent >> 12):
         yield READ, old_table, PTE

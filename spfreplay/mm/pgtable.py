@@ -7,6 +7,7 @@ lock of its pmd table.  Only munmap and exit take tables away again.
 from __future__ import annotations
 
 from spfreplay.errors import ModelError
+from spfreplay.mm.form import WINDOW
 from spfreplay.mm.steps import (
     ENTRY,
     LOCK,
@@ -82,13 +83,20 @@ def pte_alloc(task: Task, pmd: PageTable, index: int) -> Steps[int]:
 def pfn_to_page(kernel: Kernel, pfn: int) -> Page:
     """Return the page of an anonymous frame; a subpage of a huge page comes to be here.
 
-    :raises ModelError: if the frame is free.
+    Of a frame that is free, in a window, what is left: the next step on it tells.
+
+    :raises ModelError: if the frame is free and nobody else runs.
     """
     page = kernel.mem_map.get(pfn)
     if page is not None:
         return page
     compound = kernel.compounds.get(pfn >> 9)
     if compound is None or pfn & 511 in compound.pages:
+        if WINDOW:
+            page = Page(pfn, 0)
+            page.refcount = 0
+            page.freed = True
+            return page
         raise ModelError(f"frame {pfn:#x} is free")
     return materialise(kernel, compound, pfn & 511)
 

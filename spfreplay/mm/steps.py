@@ -29,7 +29,8 @@ UNLOCK: Final = 5
 IRQ_OFF: Final = 6  # obj is the task
 IRQ_ON: Final = 7
 FREE: Final = 8  # conflicts with every step on or inside obj
-FLUSH: Final = 9  # obj is the mm: TLB shoot-down, needs every CPU's ack
+#: obj is the task of another CPU: its entries of a range go when it has IRQs on
+FLUSH: Final = 9
 RMW: Final = 10  # atomic read-modify-write (a reference count)
 ALLOC: Final = 11  # obj is the task: names a new object
 #: obj is the mm: not resumed while another CPU has IRQs off or holds a spinlock
@@ -89,6 +90,7 @@ TOTAL_VM: Final = 42
 SWAP_MAP: Final = 43  # how many PTEs refer to a slot
 SWAP_CACHE: Final = 44  # the page that stands for a slot; see swap_state.py
 ANON_VMA_ROOT: Final = 45
+TLB_BATCHED: Final = 46  # reclaim has put a flush of the mm off
 
 FIELD_NAMES: Final = (
     "vm_start", "vm_end", "vm_pgoff", "vm_flags", "vm_page_prot", "vm_ops",
@@ -98,5 +100,5 @@ FIELD_NAMES: Final = (
     "brk", "map_count", "locked_vm", "def_flags", "content", "page_lock",
     "mapcount", "page_cache", "anon_vma_lock", "i_mmap_lock",
     "anon_vma_chain", "tlb", "irq", "task", "mm", "rb_root", "anon_vma_refcount", "f_count",
-    "total_vm", "swap_map", "swap_cache", "anon_vma_root",
+    "total_vm", "swap_map", "swap_cache", "anon_vma_root", "tlb_batched",
 )  # fmt: skip

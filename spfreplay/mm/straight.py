@@ -33,6 +33,9 @@ def strip_block(module: str, block: list[ast.stmt]) -> list[ast.stmt]:
     kept: list[ast.stmt] = []
     for node in block:
         value = getattr(node, "value", None)
+        if isinstance(node, ast.If) and is_window_only(node.test):
+            kept += strip_block(module, node.orelse) if node.orelse else []
+            continue
         if isinstance(value, ast.Yield):
             said = value.value
             if not isinstance(node, ast.Expr):
@@ -51,6 +54,13 @@ def strip_block(module: str, block: list[ast.stmt]) -> list[ast.stmt]:
             node.orelse = strip_block(module, node.orelse) if node.orelse else []
         kept.append(node)
     return kept or [ast.copy_location(ast.Pass(), block[0])]
+
+
+def is_window_only(test: ast.expr) -> bool:
+    """Tell whether a condition asks first of all for the window form."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        test = test.values[0]
+    return isinstance(test, ast.Name) and test.id == "WINDOW"
 
 
 # -- constants --------------------------------------------------------------
@@ -84,6 +94,12 @@ class Fold(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if isinstance(node.ctx, ast.Load) and node.id in self.constants:
             return ast.copy_location(ast.Constant(self.constants[node.id]), node)
+        return node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.test, ast.Constant):
+            return node.body if node.test.value else node.orelse
         return node
 
 

@@ -12,10 +12,10 @@ a page of a file ``PFN_CACHE | file number << 31 | index``.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from spfreplay.errors import ModelError
-from spfreplay.mm.locking import RwLock, SpinLock
+from spfreplay.mm.locking import RwLock, RwSpinLock, Semaphore, SpinLock
 from spfreplay_reference.contract import FileFacts, KernelProfile
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ PFN_CACHE: Final = 1 << 51
 PFN_ZERO: Final = 1 << 50  # the zero page
 PFN_NOPAGE: Final = PFN_CACHE | PFN_ZERO  # a pfn without struct page ([vvar])
 PFN_INITIAL: Final = 1 << 49  # | n: a page that exec or attach left
+#: above every address: an empty range starts here, the whole of an mm ends here
+TLB_FLUSH_ALL: Final = 1 << 64
 PTE_ZEROS: Final = bytes(8 * 512)
 
 
@@ -49,8 +51,10 @@ class Task:
     what the event allocates.
     """
 
-    __slots__ = ("allocs", "emptied", "gather", "irqs_off", "mm", "need_flush", "stamp",
-                 "tid", "vmf")  # fmt: skip
+    __slots__ = ("allocs", "emptied", "flush_end", "flush_start", "gather", "irqs_off",
+                 "loaded", "mm", "need_flush", "preempt_count", "stamp", "tid", "tlb",
+                 "tlb_ubc", "vmf")  # fmt: skip
+    freed: ClassVar[bool] = False
 
     def __init__(self, tid: int, mm: MmStruct | None) -> None:
         self.tid = tid
@@ -59,8 +63,19 @@ class Task:
         self.allocs = 0
         self.irqs_off = False  # own CPU only
         #: ``struct mmu_gather``: what is to be freed behind the next flush
-        self.gather: list[Page | PageTable] = []
+        self.gather: list[Page | PageTable | Compound] = []
         self.need_flush = False  # the gather has cleared entries that a TLB may hold
+        # The rest of this paragraph is kept in the window form only.
+        #: where: the smallest range around all of them, bytes; own CPU only
+        self.flush_start = TLB_FLUSH_ALL
+        self.flush_end = 0
+        #: page number -> PTE word, with the rights and the D bit that this CPU
+        #: goes by; own CPU with IRQs off, others by a flush.  None: no TLB.
+        self.tlb: dict[int, int] | None = None
+        #: address spaces whose flush reclaim has put off (``tlb_ubc``)
+        self.tlb_ubc: list[MmStruct] = []
+        self.preempt_count = 0  # spinlocks held: a grace period waits for them
+        self.loaded = 0  # content that the last load of this task saw
         #: 6.18: where a MADV_DONTNEED emptied a whole PTE table
         self.emptied: list[int] = []
         self.vmf = VmFault(self)  # one fault record per thread, reused
@@ -72,8 +87,8 @@ class Task:
 class Page:
     """``struct page`` of an anonymous page or of a page-cache page."""
 
-    __slots__ = ("anon_exclusive", "anon_vma", "content", "index", "locked", "mapcount", "pfn",
-                 "refcount")  # fmt: skip
+    __slots__ = ("anon_exclusive", "anon_vma", "content", "freed", "index", "locked",
+                 "mapcount", "pfn", "refcount")  # fmt: skip
 
     def __init__(self, pfn: int, content: int) -> None:
         self.pfn = pfn
@@ -85,6 +100,7 @@ class Page:
         self.locked = False  # PG_locked
         #: PG_anon_exclusive of 6.18: no other address space can see it; ptl
         self.anon_exclusive = True
+        self.freed = False
 
     def trylock(self) -> bool:
         if self.locked:
@@ -111,7 +127,8 @@ class Compound:
     ``anon_exclusive`` stand for it.
     """
 
-    __slots__ = ("anon_exclusive", "anon_vma", "index", "left", "mapcount", "pages", "pfn")
+    __slots__ = ("anon_exclusive", "anon_vma", "freed", "index", "left", "mapcount", "pages",
+                 "pfn")  # fmt: skip
 
     def __init__(self, pfn: int) -> None:
         self.pfn = pfn
@@ -121,6 +138,7 @@ class Compound:
         self.anon_vma: AnonVma | None = None  # page lock
         self.index = 0  # page lock; of the first subpage
         self.pages: dict[int, Page] = {}  # subpage number -> page
+        self.freed = False
 
     def share(self) -> None:
         """Count one more mapping of every subpage, by another address space."""
@@ -160,6 +178,13 @@ class PageTable:
             self.entries[index] = table
         return self.entries[index]  # type: ignore[no-any-return]
 
+    def cmpxchg_entry(self, index: int, old: int, new: int) -> bool:
+        """Do as :meth:`cmpxchg` for the huge page of a pmd table."""
+        if self.entries[index] != old:
+            return False
+        self.entries[index] = new
+        return True
+
     def cmpxchg(self, index: int, old: int, new: int) -> bool:
         """Replace a PTE if it is still ``old``: what the CPU does to set its bits."""
         if self.pte[index] != old:
@@ -196,7 +221,7 @@ class AnonVma:
         self.refcount = 1  # atomic; a root is also held by every other of its tree
         #: the VMAs that are chained to it, in the order of that; root's lock
         self.rb_root: dict[VmArea, None] = {}
-        self.lock = SpinLock()  # of the root
+        self.lock = Semaphore()  # of the root
         self.root: AnonVma = self
         self.parent: AnonVma = self
         self.num_children = 0  # root's lock
@@ -241,8 +266,8 @@ class File:
     ``present`` and ``absent``.  ``size`` is ``i_size`` in bytes, -1 if unknown.
     """
 
-    __slots__ = ("absent", "anon_shared", "cache", "facts", "folios", "i_mmap_lock", "number",
-                 "refcount", "size", "vm_ops")  # fmt: skip
+    __slots__ = ("absent", "anon_shared", "cache", "facts", "folios", "freed", "i_mmap_lock",
+                 "number", "refcount", "size", "vm_ops")  # fmt: skip
 
     def __init__(
         self, number: int, facts: FileFacts, vm_ops: VmOperations, *, anon_shared: bool = False
@@ -255,8 +280,9 @@ class File:
         self.cache: dict[int, Page] = {}  # i_pages lock
         self.absent: set[int] = set()  # indexes not in the page cache; i_pages lock
         self.folios: dict[int, tuple[int, int]] = {}  # index -> (first, pages); i_pages lock
-        self.i_mmap_lock = SpinLock()
+        self.i_mmap_lock = Semaphore()
         self.refcount = 0  # atomic
+        self.freed = False
 
 
 class VmArea:
@@ -311,15 +337,16 @@ class MmStruct:
     __slots__ = (
         "brk", "def_flags", "id", "kernel", "locked_vm", "map_count", "mm_rb", "mm_rb_lock",
         "mm_users", "mmap_sem", "page_table_lock", "pgd", "rss_anon", "rss_file", "rss_shmem",
-        "rss_swap", "start_brk", "tlb_flush_pending", "total_vm",
+        "rss_swap", "start_brk", "tlb_flush_batched", "tlb_flush_pending", "total_vm",
     )  # fmt: skip
+    freed: ClassVar[bool] = False  # what holds it to the end (mm_count) is not modelled
 
     def __init__(self, kernel: Kernel, mm_id: int, mm_rb: VmaIndex) -> None:
         self.kernel = kernel
         self.id = mm_id
         self.mmap_sem = RwLock()
         self.mm_rb = mm_rb  # shape: mm_rb_lock
-        self.mm_rb_lock = RwLock()
+        self.mm_rb_lock = RwSpinLock()
         self.pgd = PageTable(4)  # entries: page_table_lock
         self.page_table_lock = SpinLock()
         self.mm_users = 1  # atomic
@@ -334,6 +361,8 @@ class MmStruct:
         self.rss_swap = 0
         self.rss_shmem = 0
         self.tlb_flush_pending = 0  # atomic; gathers that are open
+        #: reclaim has cleared entries of it and put the flush off; PTL of the entry
+        self.tlb_flush_batched = False
 
 
 class VmFault:
@@ -376,9 +405,9 @@ class Kernel:
     """What all address spaces share: page frames, files, the profile, options."""
 
     __slots__ = (
-        "compounds", "file_faults", "files", "initial_frames", "mem_map", "mms", "named_frames",
-        "profile", "rcu_callbacks", "shm_numbers", "speculate_single_threaded", "swap_slots",
-        "swapcache", "tasks",
+        "compounds", "cpus", "file_faults", "files", "initial_frames", "mem_map", "mms",
+        "named_frames", "profile", "rcu_callbacks", "shm_numbers", "speculate_single_threaded",
+        "swap_slots", "swapcache", "tasks",
     )  # fmt: skip
 
     def __init__(
@@ -403,6 +432,8 @@ class Kernel:
         #: (stamp, mm, page tables) that call_rcu_sched() frees after a grace period
         self.rcu_callbacks: list[tuple[int, MmStruct, list[PageTable]]] = []
         self.tasks: dict[int, Task] = {}
+        #: whoever runs at the same time, each on a CPU of its own; window form only
+        self.cpus: list[Task] = []
         self.file_faults = file_faults
         self.speculate_single_threaded = speculate_single_threaded
 

@@ -8,6 +8,7 @@ mmap_sem, which is why a search is one step that reads the cell (mm, KEYS).
 from __future__ import annotations
 
 from spfreplay.errors import ModelError
+from spfreplay.mm.form import WINDOW
 from spfreplay.mm.pte import vm_get_page_prot, vma_wants_writenotify
 from spfreplay.mm.steps import (
     F_COUNT,
@@ -106,7 +107,7 @@ def find_vma_rb(mm: MmStruct, addr: int) -> Steps[VmArea | None]:
     Context: mmap_sem or mm_rb_lock.
     """
     yield READ, mm, KEYS
-    return mm.mm_rb.find(addr)
+    return mm.mm_rb.search(addr) if WINDOW else mm.mm_rb.find(addr)
 
 
 def find_vma(task: Task, mm: MmStruct, addr: int) -> Steps[VmArea | None]:
@@ -118,7 +119,7 @@ def find_vma(task: Task, mm: MmStruct, addr: int) -> Steps[VmArea | None]:
     Context: mmap_sem.
     """
     yield READ, mm, KEYS
-    return mm.mm_rb.find(addr)
+    return mm.mm_rb.search(addr) if WINDOW else mm.mm_rb.find(addr)
 
 
 def find_vma_intersection(
@@ -163,7 +164,7 @@ def get_vma(task: Task, mm: MmStruct, addr: int) -> Steps[VmArea | None]:
     yield LOCK_READ, mm, MM_RB_LOCK
     mm.mm_rb_lock.read_lock(task)
     yield READ, mm, KEYS
-    vma = mm.mm_rb.find(addr)
+    vma = mm.mm_rb.search(addr) if WINDOW else mm.mm_rb.find(addr)
     if vma is not None:
         yield RMW, vma, VM_REF_COUNT
         vma.vm_ref_count += 1
@@ -219,6 +220,7 @@ def fput(mm: MmStruct, file: File) -> Steps[None]:
     unlisted = file.anon_shared or file.number != file.facts.id
     if unlisted and not count:
         yield FREE, file, F_COUNT
+        file.freed = True
         mm.kernel.files.pop(file.number, None)
 
 

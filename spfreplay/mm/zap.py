@@ -7,6 +7,7 @@ before and finishes it behind (:mod:`spfreplay.mm.tlb`).
 from __future__ import annotations
 
 from spfreplay.mm.filemap import add_file_rss, cache_file
+from spfreplay.mm.form import WINDOW
 from spfreplay.mm.huge_memory import split_huge_pmd, zap_huge_pmd
 from spfreplay.mm.pgtable import pfn_to_page, pmd_offset
 from spfreplay.mm.pte import (
@@ -33,9 +34,15 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
-from spfreplay.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
+from spfreplay.mm.tlb import (
+    flush_tlb_batched_pending,
+    note_flush,
+    tlb_finish_mmu,
+    tlb_gather_mmu,
+)
 from spfreplay.mm.types import PTE_PFN_SHIFT, MmStruct, PageTable, Task, VmArea
 from spfreplay.mm.vma import vm_write_begin, vm_write_end
+from spfreplay_reference.contract import PAGE_SIZE
 
 
 def unmap_page_range(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]:
@@ -69,22 +76,22 @@ def zap_pmd(task: Task, mm: MmStruct, pmd: PageTable, start: int, end: int) -> S
         return
     if entry.__class__ is int:
         if end - start == HPAGE_PMD_SIZE:
-            zapped = yield from zap_huge_pmd(task, mm, pmd, index)
+            zapped = yield from zap_huge_pmd(task, mm, pmd, start)
             if zapped:
                 return
         else:
-            yield from split_huge_pmd(task, mm, pmd, index)
+            yield from split_huge_pmd(task, mm, pmd, start)
         yield READ, pmd, ENTRY
         entry = pmd.entries[index]
         if entry is None or entry.__class__ is int:
             return
-    yield from zap_pte_range(task, mm, entry, start >> 12 & 511, end - start >> 12)
+    yield from zap_pte_range(task, mm, entry, start, end - start >> 12)
 
 
 def zap_pte_range(
-    task: Task, mm: MmStruct, table: PageTable, slot: int, pages: int
+    task: Task, mm: MmStruct, table: PageTable, address: int, pages: int
 ) -> Steps[None]:
-    """Clear ``pages`` PTEs from ``slot`` on, and give up what they mapped.
+    """Clear the PTEs of ``pages`` pages from ``address`` on, and give up what they mapped.
 
     Models: mm/memory.c:zap_pte_range()
     """
@@ -94,6 +101,8 @@ def zap_pte_range(
     mem_map = kernel.mem_map
     gather = task.gather
     left = table.used
+    slot = address >> 12 & 511
+    yield from flush_tlb_batched_pending(task, mm)
     anon = 0
     for i in range(slot, slot + pages if left else slot):
         yield READ, table, PTE
@@ -103,6 +112,9 @@ def zap_pte_range(
         yield WRITE, table, PTE
         table.pte[i] = 0
         left -= 1
+        if WINDOW:  # tlb_remove_tlb_entry()
+            zapped = address + (i - slot << 12)
+            note_flush(task, zapped, zapped + PAGE_SIZE)
         pte_class = pte >> PTE_CLASS_SHIFT
         if pte_class == CLASS_ANON:
             pfn = pte >> PTE_PFN_SHIFT
@@ -133,7 +145,7 @@ def zap_page_range(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]
     """
     yield from tlb_gather_mmu(task, vma.vm_mm)
     yield from unmap_page_range(task, vma, start, end)
-    yield from tlb_finish_mmu(task, vma.vm_mm)
+    yield from tlb_finish_mmu(task, vma.vm_mm, start, end)
 
 
 def note_emptied_tables(task: Task, vma: VmArea, start: int, end: int) -> Steps[None]:
@@ -191,6 +203,8 @@ def reclaim_page_tables(task: Task, mm: MmStruct, emptied: list[int]) -> Steps[N
                 yield WRITE, pmd, ENTRY
                 pmd.entries[index] = None
                 task.gather.append(table)
+                if WINDOW:  # pte_free_tlb()
+                    note_flush(task, address, address + PMD_SIZE)
             yield UNLOCK, table, PTL
             table.ptl.unlock(task)
         yield UNLOCK, pmd, PMD_LOCK
@@ -291,3 +305,5 @@ def free_pmd_range(
         yield WRITE, pmd, ENTRY
         pmd.entries[index] = None
         task.gather.append(table)
+        if WINDOW:  # pte_free_tlb()
+            note_flush(task, low, low + PMD_SIZE)

@@ -119,7 +119,7 @@ class Lane:
         kind, obj, field = self.next
         others = [lane for lane in lanes if lane is not self]
         if kind == FLUSH:
-            return any(lane.task.irqs_off for lane in others)
+            return obj.irqs_off
         if kind == RCU_SYNC:
             return any(lane.task.irqs_off or lane.held for lane in others)
         if kind == LOCK_READ:

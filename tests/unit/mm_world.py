@@ -55,6 +55,8 @@ class World:
         self.stamp = 0
         self.mm = self.new_mm(1, threads)
         self.task = Task(1, self.mm)
+        if form == "window":  # flushes have somebody to ask
+            self.kernel.cpus = [self.task, Task(2, self.mm)]
 
     def new_mm(self, number, users=1):
         mm = MmStruct(self.kernel, number, VmaIndex())

@@ -11,6 +11,8 @@ import pytest
 from spfreplay.mm import steps
 from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay_reference.contract import (
+    CLONE_THREAD,
+    CLONE_VM,
     FILE_ANON,
     MADV_DONTNEED,
     MADV_FREE,
@@ -94,6 +96,8 @@ def trace(kernel, op, *arguments):
     fresh = iter("abcdefgh")
     told = []
     linked = list(mm.mm_rb)
+    kernel.call(98, OP_FORK, 1, 1, 2, 1, CLONE_VM | CLONE_THREAD)
+    kernel.window_task(2, 1)  # another CPU: flushes are told
     _, run = kernel.begin(99, op, 1, 1, arguments)
     pending = None
     while True:
