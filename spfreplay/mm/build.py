@@ -46,6 +46,7 @@ PROTOCOL_MODULES: Final = (
     "munmap",
     "brk",
     "mprotect",
+    "mempolicy",
     "mremap",
     "madvise",
     "truncate",

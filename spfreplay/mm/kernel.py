@@ -32,6 +32,7 @@ from spfreplay_reference.contract import (
     OP_FORK,
     OP_GAP,
     OP_MADVISE,
+    OP_MBIND,
     OP_MLOCK,
     OP_MLOCKALL,
     OP_MMAP,
@@ -66,6 +67,7 @@ CALLS: Final = {
     OP_MUNLOCKALL: "sys_munlockall",
     OP_FORK: "sys_fork",
     OP_EXIT: "sys_exit",
+    OP_MBIND: "sys_mbind",
 }
 #: the thread id of what runs behind a grace period
 SOFTIRQ_TID: Final = -1

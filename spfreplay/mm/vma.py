@@ -63,16 +63,18 @@ def vm_area_dup(task: Task, orig: VmArea) -> VmArea:
 
 
 def vma_dup_policy(src: VmArea, dst: VmArea) -> Steps[None]:
-    """Share the policy of ``src`` with the VMA ``dst``, which is not linked yet.
+    """Give the VMA ``dst``, which is not linked yet, a policy like that of ``src``.
 
-    Models: mm/mempolicy.c:vma_dup_policy()
+    A copy, whose only reference is the VMA's: whoever replaces it frees it.
+
+    Models: mm/mempolicy.c:vma_dup_policy(), mpol_dup()
     Context: mmap_sem (write).
     """
     policy = src.vm_policy
     if policy is not None:
-        yield RMW, policy, VM_POLICY
-        policy.refcount += 1
-        dst.vm_policy = policy  # private
+        yield READ, policy, VM_POLICY
+        mode = policy.mode
+        dst.vm_policy = Policy(mode)  # private
 
 
 def vm_write_begin(task: Task, vma: VmArea) -> Steps[None]:

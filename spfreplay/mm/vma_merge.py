@@ -173,14 +173,36 @@ def dup_anon_vma(task: Task, dst: VmArea, src: VmArea) -> Steps[None]:
 def vma_modify_flags(
     task: Task, prev: VmArea | None, vma: VmArea, start: int, end: int, newflags: int
 ) -> Steps[VmArea | None]:
+    """Return the VMA that is to have ``newflags``; see :func:`vma_modify`.
+
+    Models: the vma_merge() and split_vma() calls of mprotect_fixup(),
+        madvise_behavior(), mlock_fixup(); mm/vma.c:vma_modify_flags() of 6.18
+    Context: mmap_sem (write).
+    """
+    return (
+        yield from vma_modify(
+            task, prev, vma, start, end, newflags, vma.vm_policy, vma.vm_userfaultfd_ctx
+        )
+    )
+
+
+def vma_modify(
+    task: Task,
+    prev: VmArea | None,
+    vma: VmArea,
+    start: int,
+    end: int,
+    newflags: int,
+    policy: Policy | None,
+    ctx: object | None,
+) -> Steps[VmArea | None]:
     """Return a VMA that is exactly ``[start, end)``, or wider where it merged.
 
-    A merged VMA has the new flags already; a split one still has the old.
+    A merged VMA has the new attributes already; a split one still has the old.
 
     :return: None if memory, or the number of VMAs, ran out.
 
-    Models: the vma_merge() and split_vma() calls of mprotect_fixup(),
-        madvise_behavior(), mlock_fixup(); mm/vma.c:vma_modify() of 6.18
+    Models: mm/vma.c:vma_modify() of 6.18
     Context: mmap_sem (write).
     """
     mm = vma.vm_mm
@@ -195,8 +217,8 @@ def vma_modify_flags(
         vma.anon_vma,
         vma.vm_file,
         vma.vm_pgoff + (start - vma.vm_start >> 12),
-        vma.vm_policy,
-        vma.vm_userfaultfd_ctx,
+        policy,
+        ctx,
     )
     if merged is not None:
         return merged

@@ -44,6 +44,7 @@ from spfreplay_reference.contract import (
     OP_EXIT,
     OP_FORK,
     OP_MADVISE,
+    OP_MBIND,
     OP_MLOCK,
     OP_MLOCKALL,
     OP_MMAP,
@@ -134,7 +135,7 @@ class Program:
         op = rng.choice(
             [OP_MMAP] * 5 + [OP_MUNMAP] * 2 + [OP_MPROTECT] * 4 + [OP_MREMAP] * 3
             + [OP_MADVISE] * 5 + [OP_BRK, OP_MLOCK, OP_MUNLOCK, OP_FORK, OP_EXIT]
-            + [rng.choice((OP_MLOCKALL, OP_MUNLOCKALL, OP_MUNLOCKALL))]
+            + [rng.choice((OP_MLOCKALL, OP_MUNLOCKALL, OP_MUNLOCKALL))] + [OP_MBIND] * 2
         )  # fmt: skip
         return "call", op, mm, tid, *self.arguments(op, tid, addr, length)
 
@@ -170,6 +171,8 @@ class Program:
                 return (0,)
         if op == OP_MLOCKALL:
             return (rng.choice((MCL_CURRENT, MCL_FUTURE, MCL_CURRENT | MCL_FUTURE)),)
+        if op == OP_MBIND:
+            return addr, length, rng.randrange(5)
         return addr, length, 0
 
     def fork(self, tid):
