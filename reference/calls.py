@@ -345,6 +345,8 @@ def _change_rights(mm: Mm, area: Area, start: int, end: int) -> None:
 
     A page becomes writable at once only if no write to it needs to be noticed.
     """
+    if area.flags & VM_SHARED and area.backing is not None and area.backing.folios:
+        _share_dirtiness(mm, area, area.backing, start, end)
     rights = right_bits(area.flags)
     shmem = area.backing is not None and area.backing.kind == FILE_SHMEM
     for vpn in mm.present(start, end):
@@ -359,6 +361,28 @@ def _change_rights(mm: Mm, area: Area, start: int, end: int) -> None:
                 bits |= PG_WRITE
         assert bits & KIND_MASK != KIND_NONE
         mm.bits[vpn] = bits
+
+
+def _share_dirtiness(mm: Mm, area: Area, backing: Backing, start: int, end: int) -> None:
+    """Make neighbours in one large folio dirty if one of them is.
+
+    6.18 changes them in one go where they are equally writable and in one table,
+    and what it notes of one it notes of all.
+    """
+    runs: list[list[int]] = []
+    known: tuple[object, ...] = ()
+    for vpn in mm.present(start, end):
+        index = area.index(vpn)
+        trait = (backing.folios.get(index, index), mm.bits[vpn] & PG_WRITE, vpn >> 9)
+        if trait == known and runs[-1][-1] == vpn - 1:
+            runs[-1].append(vpn)
+        else:
+            runs.append([vpn])
+        known = trait
+    for run in runs:
+        if any(mm.bits[vpn] & PG_DIRTY for vpn in run):
+            for vpn in run:
+                mm.bits[vpn] |= PG_DIRTY
 
 
 # -- mlock ----------------------------------------------------------------

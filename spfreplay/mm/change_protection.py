@@ -6,10 +6,12 @@ address space can see, a shared one that was written already.
 
 from __future__ import annotations
 
+from spfreplay.mm.filemap import PFN_INDEX_MASK, cache_file
 from spfreplay.mm.huge_memory import split_huge_pmd
 from spfreplay.mm.pgtable import pfn_to_page, pmd_offset
 from spfreplay.mm.pte import (
     CLASS_ANON,
+    CLASS_CACHE,
     HPAGE_PMD_NR,
     HPAGE_PMD_SIZE,
     PAGE_CHG_MASK,
@@ -141,13 +143,19 @@ def change_pte_range(
     pages = 0
     if not table.used:
         slot = last
+    batch = dirty = 0
     for i in range(slot, last):
         yield READ, table, PTE
         pte = table.pte[i]
         if not pte:
             continue
         pages += 1
-        entry = pte & PAGE_CHG_MASK | newprot
+        if i >= batch and pte >> PTE_CLASS_SHIFT == CLASS_CACHE:
+            yield READ, table, PTE
+            batch, dirty = folio_pte_batch(kernel, table, i, last)
+        entry = (pte | dirty) & PAGE_CHG_MASK | newprot
+        if i + 1 >= batch:
+            dirty = 0
         if upgrade and not entry & PAGE_RW and entry & PAGE_PRESENT:
             if upgrade == UPGRADE_DIRTY:
                 writable = entry & PAGE_DIRTY
@@ -161,6 +169,31 @@ def change_pte_range(
     yield UNLOCK, table, PTL
     table.ptl.unlock(task)
     return pages
+
+
+def folio_pte_batch(kernel: Kernel, table: PageTable, slot: int, last: int) -> tuple[int, int]:
+    """Return where the PTEs end that change together, and the dirty bit of any of them.
+
+    Those are of one large folio and equally writable.  On the recording kernel
+    they all become dirty if one is.
+
+    Models: 6.18 mm/mprotect.c:mprotect_folio_pte_batch(), modify_prot_start_ptes()
+    Context: PTL.
+    """
+    pte = table.pte[slot]
+    pfn = pte >> PTE_PFN_SHIFT
+    file, index = cache_file(kernel, pfn), pfn & PFN_INDEX_MASK
+    first, pages = file.folios.get(index, (index, 1))
+    stop = min(last, slot + first + pages - index)
+    dirty = pte & PAGE_DIRTY
+    at = slot + 1
+    while at < stop:
+        other = table.pte[at]
+        if other >> PTE_PFN_SHIFT != pfn + at - slot or (other ^ pte) & PAGE_RW:
+            break
+        dirty |= other & PAGE_DIRTY
+        at += 1
+    return at, dirty
 
 
 def is_exclusive(kernel: Kernel, pte: int) -> bool:
