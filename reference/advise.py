@@ -208,13 +208,15 @@ def unmap_everywhere(mms: dict[int, Mm], backing: Backing, first: int, count: in
     for each in mms.values():
         _zap_object(each, backing, first, count)
     for border in (first, first + count):
-        _split_folio(mms, backing, backing.cut_folio(border))
+        _unmap_folio(mms, backing, backing.cut_folio(border))
 
 
 def resize(mms: dict[int, Mm], backing: Backing, size: int) -> None:
     """Give a file another size in bytes: what lies behind it is unmapped, copies too.
 
-    Whether those pages are in the page cache is told by events of their own.
+    A large folio that lies on both sides of the end is unmapped as well, whether
+    or not it could be split: that, and what leaves the page cache, is told by
+    events of their own.
     """
     pages = -(-size >> PAGE_SHIFT)
     shorter = not 0 <= backing.pages <= pages
@@ -222,12 +224,13 @@ def resize(mms: dict[int, Mm], backing: Backing, size: int) -> None:
     if shorter:
         for each in mms.values():
             _zap_object(each, backing, pages, 1 << 52, copies=True)
-        last = size >> PAGE_SHIFT
-        _split_folio(mms, backing, backing.cut_folio(last, within=last < pages))
+        folio = backing.folios.get(size >> PAGE_SHIFT)
+        if folio is not None and folio[0] << PAGE_SHIFT < size:
+            _unmap_folio(mms, backing, folio)
 
 
-def _split_folio(mms: dict[int, Mm], backing: Backing, folio: tuple[int, int] | None) -> None:
-    """Unmap a folio that was split: its pages come back by faults."""
+def _unmap_folio(mms: dict[int, Mm], backing: Backing, folio: tuple[int, int] | None) -> None:
+    """Unmap a folio that is to be split: its pages come back by faults."""
     if folio is not None:
         for each in mms.values():
             _zap_object(each, backing, *folio)

@@ -91,16 +91,16 @@ class Backing:
             else:
                 self.absent.add(index)
 
-    def cut_folio(self, index: int, *, within: bool = False) -> tuple[int, int] | None:
+    def cut_folio(self, index: int) -> tuple[int, int] | None:
         """Cut the large folio around ``index`` so that one begins there.
 
         It is halved, and so is the half that holds ``index``, down to one page;
-        one that is only known in part is forgotten.
-        :param within: the cut goes through page ``index`` itself.
+        one that is only known in part is forgotten.  ``unjudged``: the folios of
+        ext4 that were cut here were unmapped, but stayed.
         :return: (first, pages) that it had; None if nothing was to be cut.
         """
         whole = self.folios.get(index)
-        if whole is None or (whole[0] == index and not within):
+        if whole is None or whole[0] == index:
             return None
         first, count = whole
         for each in range(first, first + count):

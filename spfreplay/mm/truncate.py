@@ -54,17 +54,18 @@ def punch_hole(task: Task, file: File, index: int, pages: int, mm: MmStruct) -> 
 def truncate_pagecache(task: Task, kernel: Kernel, file: File, size: int) -> Steps[None]:
     """Unmap what lies behind the new end of ``file``, the copies of it too.
 
-    Which pages leave the cache then is told by events of their own.
+    So is a folio that lies on both sides of it; whether that is split, and which
+    pages leave the cache, is told by events of their own.
 
-    Models: mm/truncate.c:truncate_pagecache(), truncate_inode_partial_folio()
+    Models: 6.18 mm/truncate.c:truncate_pagecache(), try_folio_split_or_unmap()
     :param size: bytes; less than it was.
     """
     end = size + 4095 >> 12
     yield from unmap_mapping_range(task, kernel, file, end, LAST_INDEX - end, 1)
-    yield WRITE, file, PAGE_CACHE
-    split = split_folio(file, size >> 12, size & 4095)
-    if split is not None:
-        yield from unmap_mapping_range(task, kernel, file, split[0], split[1], 0)
+    yield READ, file, PAGE_CACHE
+    folio = file.folios.get(size >> 12)
+    if folio is not None and folio[0] << 12 != size:
+        yield from unmap_mapping_range(task, kernel, file, folio[0], folio[1], 0)
 
 
 def split_partial_folios(
@@ -76,13 +77,13 @@ def split_partial_folios(
     """
     for border in (index, index + pages):
         yield WRITE, file, PAGE_CACHE
-        split = split_folio(file, border, 0)
+        split = split_folio(file, border)
         if split is not None:
             yield from unmap_mapping_range(task, kernel, file, split[0], split[1], 0)
 
 
-def split_folio(file: File, index: int, offset: int) -> tuple[int, int] | None:
-    """Split the folio that byte ``offset`` of page ``index`` cuts; return what it was.
+def split_folio(file: File, index: int) -> tuple[int, int] | None:
+    """Split the folio that page ``index`` cuts in two; return what it was.
 
     What is left are the buddies of ``index``, from one page up.  A folio known
     in part only (at the end of a look at the cache) is forgotten.
@@ -90,7 +91,7 @@ def split_folio(file: File, index: int, offset: int) -> tuple[int, int] | None:
     Models: 6.18 mm/huge_memory.c:__split_unmapped_folio(), not uniform
     """
     folio = file.folios.get(index)
-    if folio is None or (folio[0] == index and not offset):
+    if folio is None or folio[0] == index:
         return None
     first, pages = folio
     for each in range(first, first + pages):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 
+from spfreplay.record.cachelog import Change
+from spfreplay.record.calls import SHM_DEVICE
 from spfreplay.record.convert import Converter
-from spfreplay.record.files import CachePicture, FileEntry, Key, Runs, find_folios
+from spfreplay.record.faults import Touched
+from spfreplay.record.files import CachePicture, FileEntry, Key, Runs, born, find_folios
+from spfreplay.record.memoryfiles import MOST_PAGES, pages_written
 from spfreplay.record.pin import PinnedFiles, look_at
 from spfreplay.record.procfs import Snapshot
+from spfreplay.record.sizes import write_sizes
 from spfreplay_reference import contract as c
-
-_Change = tuple[int, int, int, int, int, bool]  # t, cpu, tid, index, pages, added
 
 
 def mapped_files(converter: Converter) -> list[tuple[Key, str]]:
@@ -21,17 +26,26 @@ def mapped_files(converter: Converter) -> list[tuple[Key, str]]:
 
 def fill_cache_facts(converter: Converter, pins: PinnedFiles) -> None:
     """Fill in size, folios and absent pages of the files, and the cache events."""
-    for entry in converter.files.entries:
-        if entry.kind not in (c.FILE_REG, c.FILE_SHMEM):
-            continue
-        changes = converter.cache.get(entry.key, [])
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    began = time.time() - (now - converter.run.t0) / 1e9
+    files = [e for e in converter.files.entries if e.kind in (c.FILE_REG, c.FILE_SHMEM)]
+    for entry in files:
+        changes = converter.cache.changes.get(entry.key, [])
+        entry.pages = max((change.page + change.pages for change in changes), default=0)
+    write_sizes(converter)
+    touched = _touched(converter)
+    for entry in files:
+        changes = converter.cache.changes.get(entry.key, [])
         pinned = pins.pictures.get(entry.key)
         if pinned is not None:
             entry.folios, entry.absent = pinned.folios, pinned.absent
-            continue
-        if entry.kind == c.FILE_REG:
+            if entry.pages > pinned.pages:  # it grew
+                entry.absent += ((pinned.pages, entry.pages - pinned.pages),)
+        elif entry.kind == c.FILE_REG:
             _from_probe(entry, changes)
-        if not entry.folios:
+        else:
+            changes = _of_memory(converter, entry, touched.get(entry.key, []), began)
+        if not entry.folios and pinned is None:
             entry.folios = _checkpoint_folios(converter, entry)
         for t, cpu, tid, index, pages, added in changes:
             op = c.OP_CACHE_ADD if added else c.OP_CACHE_DEL
@@ -41,23 +55,87 @@ def fill_cache_facts(converter: Converter, pins: PinnedFiles) -> None:
             )  # fmt: skip
 
 
-def _from_probe(entry: FileEntry, changes: list[_Change]) -> None:
+def _from_probe(entry: FileEntry, changes: list[Change]) -> None:
     """Roll the present state of the cache back to the start of the recording."""
     picture: CachePicture | None = look_at(entry.key, entry.path)
-    folios = {index: pages for _, _, _, index, pages, added in changes if added and pages > 1}
+    folios: dict[int, int] = {}
+    absent: set[int] = set()
     if picture is not None:
-        folios.update(dict(picture.folios))
-        absent = _pages(picture.absent)
-    else:
-        absent = set()
+        folios = dict(picture.folios)
+        absent = _pages(picture.absent) | set(range(picture.pages, entry.pages))
     for _, _, _, index, pages, added in reversed(changes):
         span = range(index, index + pages)
         if added:
             absent.update(span)
+            folios.pop(index, None)
         else:
             absent.difference_update(span)
     entry.folios = tuple(sorted(folios.items()))
     entry.absent = runs_of(absent)
+
+
+def _touched(converter: Converter) -> dict[Key, list[Touched]]:
+    """Return the noted faults by file, ascending in time."""
+    found: dict[Key, list[Touched]] = {}
+    for one in sorted(converter.faults.touched, key=lambda one: one.t):
+        key = one.mapping.key or one.mapping.token.key
+        if key is not None:
+            found.setdefault(key, []).append(one)
+    return found
+
+
+def _of_memory(
+    converter: Converter, entry: FileEntry, touched: list[Touched], began: float
+) -> list[Change]:
+    """Say what a file in memory held at the start; return how that changed.
+
+    The engines see by themselves which pages came by faults.
+    """
+    changes = converter.cache.changes.get(entry.key, [])
+    pages = -(-converter.files.size_of(entry) // c.PAGE_SIZE)
+    if not 0 < pages <= MOST_PAGES:
+        return changes
+    lives: list[set[int]] = []
+    # A segment of System V has no descriptor: no write() gets there.
+    if entry.key[:2] != SHM_DEVICE or entry.path.startswith("/memfd:"):
+        held, old = _held(converter, entry.key), _is_older(entry, began)
+        if held is None:
+            found = look_at(entry.key, entry.path)
+            held = set(range(found.pages)) - _pages(found.absent) if found else set()
+        lives = pages_written(changes, touched, held, old=old)
+    entry.absent = runs_of(set(range(pages)) - (lives[0] if lives else set()))
+    return _with_written(changes, lives)
+
+
+def _is_older(entry: FileEntry, began: float) -> bool:
+    """Tell whether a file was made before the recording began (s since 1970)."""
+    try:
+        return born(entry.path, entry.key) <= began
+    except OSError:
+        return False  # memfd, System V segment, deleted
+
+
+def _held(converter: Converter, key: Key) -> set[int] | None:
+    """Return the pages that a file in memory had when it was last looked at."""
+    for snapshot in reversed(converter.run.snapshots):
+        if key in snapshot.memory:
+            return {index for index, byte in enumerate(snapshot.memory[key]) if byte & 1}
+    return None
+
+
+def _with_written(changes: list[Change], lives: list[set[int]]) -> list[Change]:
+    """Return the changes, with the pages that were written anew after they had left."""
+    found: list[Change] = []
+    lived: Counter[int] = Counter()
+    for change in changes:
+        found.append(change)
+        for index in range(change.page, change.page + change.pages):
+            if change.added:
+                continue
+            lived[index] += 1
+            if lived[index] < len(lives) and index in lives[lived[index]]:
+                found.append(change._replace(page=index, pages=1, added=True))
+    return found
 
 
 def _pages(runs: Runs) -> set[int]:

@@ -183,7 +183,7 @@ class CallWriter:
         elif call == k.CALL_SHMGET:
             if ret >= 0 and task.args[1] > 0:
                 self._segments[ret] = _aligned(task.args[1])
-        elif ret >= 0:
+        elif ret >= 0 and call <= k.LAST_OPEN_CALL:
             if call in (k.CALL_DUP2, k.CALL_DUP3):
                 source = task.fds.get(task.args[0] & 0xFFFF_FFFF)
                 task.fds[ret] = source if source is not None else Token()

@@ -69,6 +69,8 @@ CALL_DUP3: Final = 29
 LAST_OPEN_CALL: Final = 29
 CALL_CLOSE: Final = 30
 CALL_SHMGET: Final = 31  # the only place that tells a segment's size
+CALL_FTRUNCATE: Final = 32
+CALL_TRUNCATE: Final = 33
 
 CALL_NAMES: Final = (
     "mmap",
@@ -103,6 +105,8 @@ CALL_NAMES: Final = (
     "dup3",
     "close",
     "shmget",
+    "ftruncate",
+    "truncate",
 )
 
 

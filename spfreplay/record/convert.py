@@ -7,15 +7,17 @@ first released after having been taken for writing, else its exit.
 
 from __future__ import annotations
 
+import signal
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from spfreplay.record import catalog as k
+from spfreplay.record.cachelog import CacheLog, resizes
 from spfreplay.record.calls import CallWriter
 from spfreplay.record.checkpoint import make_checkpoint, make_image
 from spfreplay.record.faults import FaultWriter
-from spfreplay.record.files import FileTable, Key
+from spfreplay.record.files import FileTable
 from spfreplay.record.naming import Naming
 from spfreplay.record.procfs import Snapshot
 from spfreplay.record.ring import RawRecord
@@ -48,8 +50,7 @@ class Converter:
         self.old_threads: list[Thread] = []
         self.processes: dict[int, Process] = {}
         self.counts: Counter[str] = Counter()
-        #: every add to (True) or removal from the page cache, per file
-        self.cache: dict[Key, list[tuple[int, int, int, int, int, bool]]] = {}
+        self.cache = CacheLog()
         self.mms: list[MmState] = []
         self._by_ptr: dict[int, MmState] = {}
         self._tasks: dict[int, Task] = {}
@@ -125,6 +126,7 @@ class Converter:
         if task is not None and task.fault:
             if values[2] > 0:  # si_code: sent by the kernel for this access
                 task.fault_flags |= EV_NO_EFFECT
+                task.fault_bus = values[1] == signal.SIGBUS
             self.faults.close(task, ts)
 
     def _map_pages(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
@@ -209,6 +211,9 @@ class Converter:
             return
         if task.fault and self.faults.counted(task, ts, member, delta):
             return
+        if delta < 0 and resizes(task):
+            task.call_rss = task.call_rss or ts
+            return
         if 0 <= task.call <= k.LAST_VM_CALL:
             task.call_rss = ts
             if member == c.MM_ANONPAGES:
@@ -224,6 +229,8 @@ class Converter:
         """Pages came (or went) outside of any fault or call: get_user_pages."""
         if task.mm is None or task.tid not in task.mm.tids:
             return
+        if delta < 0 and member in (c.MM_FILEPAGES, c.MM_SHMEMPAGES):
+            return  # a hole: that the page left the cache is an event of its own
         self.counts["unknown populations"] += 1
         self.rows.emit(
             ts, ts, ts, cpu, task.tid, task.mm.id, c.OP_UNKNOWN_POPULATION, 0, member, delta,
@@ -262,6 +269,7 @@ class Converter:
                 self.rows.columns.exit[task.call_fork_row] = ts
         elif call > k.LAST_EXEC_CALL:
             self._calls.descriptor_call(task, call, ret)
+            self.cache.call_ended(task, ts, ret)
         task.call = -1
 
     # -- tasks ---------------------------------------------------------------
@@ -417,20 +425,13 @@ class Converter:
 
     def _cache_add(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
         task = self._tasks.get(values[0])
-        if task is not None and task.fault:
+        if task is not None and task.fault and not task.fault_anon_done:
             task.fault_flags |= EV_MAJOR
             task.fault_last = ts
-        self._cache_change(ts, cpu, values, True)
+        self.cache.change(task, ts, cpu, values, True)
 
     def _cache_del(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
-        self._cache_change(ts, cpu, values, False)
-
-    def _cache_change(
-        self, ts: int, cpu: int, values: tuple[int, int, int, int, int], added: bool
-    ) -> None:
-        tid, ino, dev, index, order = values
-        key = (dev >> 20, dev & 0xFFFFF, ino)
-        self.cache.setdefault(key, []).append((ts, cpu, tid, index, 1 << order, added))
+        self.cache.change(self._tasks.get(values[0]), ts, cpu, values, False)
 
     def _snapshot(self, ts: int, cpu: int, values: tuple[int, int]) -> None:
         snapshot = self.run.snapshots[values[1]]

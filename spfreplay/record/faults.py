@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from spfreplay.record import catalog as k
 from spfreplay.record.files import Key
 from spfreplay.record.rows import Rows
-from spfreplay.record.tasks import Task
+from spfreplay.record.tasks import Mapping, MmState, Task
 from spfreplay.trace.events import EV_AROUND, EV_LOCK_MMAP, EV_LOCK_VMA, EV_NO_EFFECT
 from spfreplay_reference import contract as c
 
@@ -15,6 +15,30 @@ from spfreplay_reference import contract as c
 FAULT_REACH: Final = 5_000_000
 #: Within this time (ns) a lock that was free is taken for certain by the fault.
 LOCK_REACH: Final = 100_000
+
+
+# What a fault found of its page of a file in memory.
+UNCERTAIN: Final = 0
+FOUND: Final = 1
+MADE: Final = 2
+
+
+class Touched(NamedTuple):
+    """A fault on a page of a file: its effect at ``t``, and what it found there."""
+
+    t: int
+    tid: int
+    mapping: Mapping
+    page: int
+    found: int
+
+
+class Beyond(NamedTuple):
+    """A fault behind the end of a file: its row."""
+
+    row: int
+    mapping: Mapping
+    page: int
 
 
 def builds_new_mm(task: Task) -> bool:
@@ -27,11 +51,15 @@ def builds_new_mm(task: Task) -> bool:
 class FaultWriter:
     """Collects the records between a fault's entry and the thread's next event.
 
-    ``around`` maps the rows whose fault-around was seen to the file it read.
+    ``around`` maps the rows whose fault-around was seen to the file it read,
+    ``touched`` are those that mapped or copied a page of a file,
+    ``beyond`` those that met the end of a file.
     """
 
     def __init__(self, rows: Rows) -> None:
         self.around: dict[int, Key] = {}
+        self.touched: list[Touched] = []
+        self.beyond: list[Beyond] = []
         self._rows = rows
 
     def close(self, task: Task, following: int, again: bool = False) -> None:
@@ -62,12 +90,35 @@ class FaultWriter:
         )  # fmt: skip
         if task.fault_key is not None:
             self.around[row] = task.fault_key
+        if task.fault_file or task.fault_shmem or task.fault_anon or task.fault_bus:
+            self._note_page(task, mm, row)
         own = task.fault_last
         if task.fault_flags & EV_NO_EFFECT:
             own = following  # the signal: a measured end
         self._rows.loose_end(row, own, following, own > task.fault_enter)
         if own > mm.last_t:
             mm.last_t = own
+
+    def _note_page(self, task: Task, mm: MmState, row: int) -> None:
+        """Note which page of a file the fault was for, and what it found there."""
+        place = mm.maps.locate(task.fault_addr)
+        if place is None:
+            return
+        if task.fault_bus:
+            self.beyond.append(Beyond(row, *place))
+            return
+        found = UNCERTAIN
+        if not task.fault_err & c.X86_PF_WRITE:
+            # A page that was there is mapped with those around it, all at once.
+            there = task.fault_key is not None and task.fault_files == 1
+            found = FOUND if there else MADE
+        t = self._rows.columns.t[row]
+        self.touched.append(Touched(t, task.tid, *place, found))
+        window = range(task.fault_first, task.fault_to + 1)
+        if found == FOUND and task.fault_shmem == len(window):
+            self.touched.extend(
+                Touched(t, task.tid, place[0], index, FOUND) for index in window
+            )
 
     @staticmethod
     def _lock(task: Task) -> int:
@@ -118,6 +169,8 @@ class FaultWriter:
         if task.fault_over or task.fault_anon_done or task.fault_files > 1 + task.fault_waits:
             return False
         write = task.fault_err & c.X86_PF_WRITE
+        if delta < 0 and (not write or delta < -1):
+            return False  # a copy replaces one page; these were unmapped by a call
         if member == c.MM_ANONPAGES and not write and not task.fault_swap:
             return False  # a read maps an anonymous page only from swap
         task.fault_rss = task.fault_last = ts

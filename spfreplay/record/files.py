@@ -8,6 +8,7 @@ import mmap
 import os
 import struct
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,6 +39,9 @@ from spfreplay_reference.contract import (
 Key = tuple[int, int, int]  # device major, minor, inode
 Runs = tuple[tuple[int, int], ...]  # (first index, pages)
 
+AT_EMPTY_PATH: Final = 0x1000
+STATX_BTIME: Final = 0x800
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [
@@ -58,9 +62,9 @@ class FileEntry:
     path: str = ""
     kind: int = FILE_REG
     size: int = -1
+    pages: int = 0  # so many at least, as the page cache's events show
     folios: Runs = ()
     absent: Runs = ()
-    at_start: bool = False  # existed before the recording
 
 
 class FileTable:
@@ -117,8 +121,11 @@ class FileTable:
         return entry.index
 
     def learn(self, stats: dict[Key, MappedFile]) -> None:
-        """Take over what stat said of mapped files."""
-        self.stats.update(stats)
+        """Take over what stat said of mapped files; of sizes the largest counts."""
+        for key, found in stats.items():
+            before = self.stats.get(key)
+            if before is None or before.size < found.size:
+                self.stats[key] = found
         for key, found in stats.items():
             entry = self._by_key.get(key)
             if entry is not None and file_type(found.mode) == "dev":
@@ -128,7 +135,7 @@ class FileTable:
         """Return the table of the trace."""
         return [
             File(
-                FileFacts(one.index, one.kind, self._size(one), one.folios, one.absent),
+                FileFacts(one.index, one.kind, self.size_of(one), one.folios, one.absent),
                 one.path,
                 one.key[:2],
                 one.key[2],
@@ -137,20 +144,25 @@ class FileTable:
             for one in self.entries
         ]
 
-    def _size(self, entry: FileEntry) -> int:
-        if entry.size >= 0 or entry.kind in (FILE_SPECIAL, FILE_PFNMAP, FILE_DEV):
+    def size_of(self, entry: FileEntry) -> int:
+        """Return the largest size that the file was seen to have.
+
+        What a program cut off its file was accessible before; an access behind
+        the end got its signal and is recorded as having had no effect.
+        """
+        if entry.kind in (FILE_SPECIAL, FILE_PFNMAP, FILE_DEV):
             return entry.size
         found = self.stats.get(entry.key)
-        if found is not None:
-            return found.size
-        try:
+        size = max(entry.size, -1 if found is None else found.size)
+        with suppress(OSError):
             fd = open_same(entry.path, entry.key)
-        except OSError:
-            return -1
-        try:
-            return os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+            try:
+                size = max(size, os.fstat(fd).st_size)
+            finally:
+                os.close(fd)
+        if 0 <= size < entry.pages * PAGE_SIZE and -(-size // PAGE_SIZE) < entry.pages:
+            return entry.pages * PAGE_SIZE
+        return size
 
 
 def build_id(path: str) -> str:
@@ -229,7 +241,25 @@ class CachePicture:
     absent: Runs
     folios: Runs
     readahead: bool  # a page carries the readahead mark: fault-around skips it
+    pages: int
     frames: array[int] = field(default_factory=lambda: array("Q"))
+
+
+def born(path: str, key: Key) -> float:
+    """Return when a file was made (s since 1970); 0 where that is not known.
+
+    :raises OSError: it is gone.
+    """
+    fd = open_same(path, key)
+    buffer = ctypes.create_string_buffer(256)
+    try:
+        if _libc.statx(fd, b"", AT_EMPTY_PATH, STATX_BTIME, buffer) != 0:
+            return 0.0
+    finally:
+        os.close(fd)
+    (mask,) = struct.unpack_from("<I", buffer, 0)
+    seconds, nanoseconds = struct.unpack_from("<qI", buffer, 80)
+    return float(seconds + nanoseconds / 1e9) if mask & STATX_BTIME else 0.0
 
 
 class CacheMapping:
@@ -283,7 +313,7 @@ class CacheMapping:
         with open("/proc/kpageflags", "rb", buffering=0) as file:
             flags = read_frame_words(file.fileno(), frames)
         folios, mark = find_folios(frames, flags)
-        return CachePicture(tuple(absent), folios, mark)
+        return CachePicture(tuple(absent), folios, mark, self.pages)
 
     def _frames(self) -> list[int]:
         with open("/proc/self/pagemap", "rb", buffering=0) as file:

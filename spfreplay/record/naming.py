@@ -44,7 +44,9 @@ class Naming:
                 self._rows.dead.add(mapping.row)
                 counts["shmat without a length"] += 1
             elif key is not None:
-                columns.a4[mapping.row] = self._file_id(key)
+                file = columns.a4[mapping.row] = self._file_id(key)
+                if file == c.FILE_ANON:  # /dev/zero
+                    columns.a3[mapping.row] |= c.MAP_ANONYMOUS
             else:
                 counts["mmaps of unknown files"] += 1
         for row, key in around.items():

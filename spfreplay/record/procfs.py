@@ -91,6 +91,8 @@ class Snapshot:
     end: int = 0
     #: (dev, ino) -> stat of the mapped file
     stats: dict[tuple[int, int, int], MappedFile] = field(default_factory=dict)
+    #: (dev, ino) -> which pages a mapped file in memory has: a byte each, bit 0
+    memory: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
 
 
 def parse_maps(text: str) -> list[MapLine]:
@@ -137,7 +139,8 @@ def read_snapshot(
         snapshot.exe = os.readlink(f"{base}/exe")
     for line in snapshot.lines:
         key = (*line.dev, line.ino)
-        if line.backed and key not in known:
+        # A file that is written through a mapping may grow.
+        if line.backed and (key not in known or line.perms[3] == "s"):
             known.add(key)
             # maps pads low addresses with zeroes, map_files does not.
             with suppress(OSError):

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from spfreplay.errors import CannotError
 from spfreplay.record import ptrace as pt
+from spfreplay.record.memoryfiles import look_at_memory
 from spfreplay.record.procfs import MapLine, Snapshot, parse_maps, read_snapshot, read_text
 from spfreplay.record.tracefs import Drainer, TraceInstance
 
@@ -477,7 +478,10 @@ class Session:
     def _snapshot(self, tid: int, pid: int, reason: str) -> None:
         """Read the address space of ``pid`` through its thread ``tid``."""
         try:
-            self.run.snapshots.append(read_snapshot(pid, reason, self._known, tid))
+            snapshot = read_snapshot(pid, reason, self._known, tid)
+            if reason != "exec":
+                snapshot.memory = look_at_memory(tid, snapshot.lines)
+            self.run.snapshots.append(snapshot)
         except OSError as error:
             self.run.missed += 1
             self._note(f"no {reason} checkpoint of process {pid}: {error.strerror}")

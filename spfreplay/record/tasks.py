@@ -64,6 +64,14 @@ class FileMaps:
             return self._ranges[at][3]
         return None
 
+    def locate(self, addr: int) -> tuple[Mapping, int] | None:
+        """Return the mapping at an address and the index of its page, or None."""
+        at = bisect_right(self._starts, addr) - 1
+        if at < 0 or addr >= self._ranges[at][1]:
+            return None
+        start, _, pgoff, mapping = self._ranges[at]
+        return mapping, pgoff + (addr - start >> 12)
+
     def clear(self, start: int, end: int) -> None:
         """Forget ``[start, end)``."""
         if not self._ranges:
@@ -131,10 +139,11 @@ class Task:
     """One thread: its address space, its open fault and its open call."""
 
     __slots__ = (
-        "args", "call", "call_anon", "call_cpu", "call_enter", "call_exit_mmap", "call_file",
+        "args", "call", "call_anon", "call_cpu", "call_cut", "call_enter", "call_exit_mmap",
+        "call_file",
         "call_fork_row", "call_released", "call_rss", "call_shmem", "call_written", "exec_t",
-        "fault", "fault_acquired", "fault_addr", "fault_anon", "fault_anon_done", "fault_cpu",
-        "fault_enter",
+        "fault", "fault_acquired", "fault_addr", "fault_anon", "fault_anon_done", "fault_bus",
+        "fault_cpu", "fault_enter",
         "fault_err", "fault_file", "fault_files", "fault_first", "fault_flags", "fault_held",
         "fault_ip", "fault_key", "fault_last", "fault_over", "fault_ptr", "fault_released",
         "fault_rss", "fault_shmem", "fault_swap", "fault_to", "fault_waits", "fds", "mm",
@@ -151,6 +160,8 @@ class Task:
         self.call_enter = self.call_cpu = self.call_rss = self.call_exit_mmap = 0
         self.call_file = self.call_anon = self.call_shmem = 0
         self.call_fork_row = -1
+        #: what the call took from the page cache first: when, of which file
+        self.call_cut: tuple[int, Key] | None = None
         #: mm pointers locked for writing, in order; and when first released
         self.call_written: list[int] = []
         self.call_released: dict[int, int] = {}
@@ -161,7 +172,7 @@ class Task:
         self.fault_ptr = self.fault_acquired = self.fault_released = 0
         self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = (
             self.fault_waits
-        ) = False
+        ) = self.fault_bus = False
         self.fault_files = self.fault_file = self.fault_anon = self.fault_shmem = 0
         self.fault_key: Key | None = None
         self.fault_first = self.fault_to = 0
@@ -175,6 +186,7 @@ class Task:
         self.call_rss = self.call_exit_mmap = 0
         self.call_file = self.call_anon = self.call_shmem = 0
         self.call_fork_row = -1
+        self.call_cut = None
         self.call_written = []
         self.call_released = {}
 
@@ -190,6 +202,6 @@ class Task:
         self.fault_acquired = self.fault_released = 0
         self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = (
             self.fault_waits
-        ) = False
+        ) = self.fault_bus = False
         self.fault_files = self.fault_file = self.fault_anon = self.fault_shmem = 0
         self.fault_key = None

@@ -1,6 +1,5 @@
 """Recordings made here and now agree with what the kernel shows of itself."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tracing import cannot_record
 
 from spfreplay.errors import CannotError
 from spfreplay.record.recorder import RecordOptions, record
@@ -18,10 +18,7 @@ from spfreplay_reference import contract as c
 
 pytestmark = [
     pytest.mark.live,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or find_tracefs() is None,
-        reason="recording needs root and tracefs",
-    ),
+    pytest.mark.skipif(bool(cannot_record()), reason=cannot_record() or "can record"),
 ]
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"

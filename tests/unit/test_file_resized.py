@@ -110,11 +110,15 @@ def test_a_file_that_grew_is_accessible(after):
     [
         # 16 pages in one folio: a write maps all of it, and so does the same after ...
         ("write 0x20000000\n", "f" * 16),
-        # ... its end has gone: 0-7 are a folio again, 8-9 another, 10 a page.
+        # ... its end was cut off: the folio may have stayed, but lies beyond the end.
         ("write 0x20000000\nfile_size 0 40K\n", ""),
-        ("write 0x20000000\nfile_size 0 40K\nwrite 0x20000000\n", "f" * 8),
-        ("write 0x20000000\nfile_size 0 40K\nwrite 0x20008000\n", "." * 8 + "ff"),
-        ("write 0x20000000\nfile_size 0 40961\nwrite 0x2000a000\n", "." * 10 + "f"),
+        ("write 0x20000000\nfile_size 0 40K\nwrite 0x20000000\n", "f"),
+        ("write 0x20000000\nfile_size 0 40K\nread 0x20001000\n", "f" * 10),
+        ("write 0x20000000\nfile_size 0 40K\nfile_size 0 64K\nwrite 0x20000000\n", "f" * 16),
+        # If it was split, its end leaves: 0-7 are a folio again, 8-9 another.
+        ("write 0x20000000\ncache_del 0 10 6\nwrite 0x20000000\n", "f" * 8),
+        ("write 0x20000000\ncache_del 0 10 6\nwrite 0x20008000\n", "." * 8 + "ff"),
+        ("write 0x20000000\ncache_del 0 11 5\nwrite 0x2000a000\n", "." * 10 + "f"),
         # Cut within its first page; its first quarter gone.
         ("write 0x20000000\nfile_size 0 1\n", ""),
         ("write 0x20000000\ncache_del 0 0 4\n", ""),
