@@ -51,6 +51,8 @@ PROTOCOL_MODULES: Final = (
     "madvise",
     "truncate",
     "mlock",
+    "userfault",
+    "userfaultfd",
     "fork",
     "pgtable",
     "tlb",

@@ -48,7 +48,6 @@ from spfreplay_reference.contract import (
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
-    VM_UFFD_WP,
 )
 
 
@@ -66,7 +65,7 @@ def copy_page_range(
     vm_flags = src_vma.vm_flags
     yield READ, src_vma, ANON_VMA
     anon_vma = src_vma.anon_vma
-    if anon_vma is None and not vm_flags & (VM_PFNMAP | VM_MIXEDMAP | VM_UFFD_WP):
+    if anon_vma is None and not vm_flags & (VM_PFNMAP | VM_MIXEDMAP):
         return 0
     yield READ, src_vma, VM_START
     start = src_vma.vm_start

@@ -12,7 +12,16 @@ from spfreplay.mm.mm_rb import VmaIndex
 from spfreplay.mm.mmap import new_file_number, unknown_file
 from spfreplay.mm.pte import vm_get_page_prot, vma_wants_writenotify
 from spfreplay.mm.rmap import anon_vma_alloc, anon_vma_compatible
-from spfreplay.mm.types import SHMEM_VM_OPS, File, Kernel, MmStruct, Task, VmArea
+from spfreplay.mm.types import (
+    SHMEM_VM_OPS,
+    File,
+    Kernel,
+    MmStruct,
+    Task,
+    UserfaultfdCtx,
+    VmArea,
+)
+from spfreplay.mm.userfaultfd import userfaultfd_armed
 from spfreplay.mm.vma import vm_area_alloc
 from spfreplay.mm.window_image import chain_anon_vmas, make_tables, set_pages
 from spfreplay_reference.contract import (
@@ -47,6 +56,8 @@ def mm_from_image(kernel: Kernel, task: Task, mm_id: int, image: InitialImage) -
             raise ModelError(f"the initial image of mm {mm_id} overlaps itself at {vma}")
         if pgoff is not None:
             vma.vm_pgoff = pgoff
+        if userfaultfd_armed(vma.vm_flags):
+            mm.userfaultfd = vma.vm_userfaultfd_ctx = mm.userfaultfd or UserfaultfdCtx()
         mm.mm_rb.insert(vma)
         vma.vm_rb_linked = True
         mm.map_count += 1

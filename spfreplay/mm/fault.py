@@ -63,6 +63,7 @@ from spfreplay.mm.types import (
     PAGE_RW,
     PTE_PFN_SHIFT,
     VM_FAULT_ERROR,
+    VM_FAULT_FINAL,
     VM_FAULT_OOM,
     VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
@@ -202,7 +203,7 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
             fault = yield from do_page_fault(task, mm, address, hardware_code)
             reason = vmf.reason
             effect = vmf.outcome
-            if not fault & VM_FAULT_ERROR:
+            if not fault & VM_FAULT_FINAL:
                 if effect:
                     outcome = effect
                 if not effect or effect == OUT_ACCESS:
@@ -263,7 +264,7 @@ def do_page_fault(task: Task, mm: MmStruct, address: int, error_code: int) -> St
 
     What it came to is left in ``task.vmf.outcome`` and ``reason``.
 
-    :return: VM_FAULT_*; with an error bit, the outcome is the signal.
+    :return: VM_FAULT_*; with a bit of VM_FAULT_FINAL the access is over.
 
     Models: arch/x86/mm/fault.c:__do_page_fault(), SPF v11 24/26
     """
@@ -282,6 +283,9 @@ def do_page_fault(task: Task, mm: MmStruct, address: int, error_code: int) -> St
     yield LOCK_READ, mm, MMAP_SEM
     mm.mmap_sem.read_lock(task)
     fault = yield from do_classic_fault(task, mm, address, error_code, flags)
+    if fault & VM_FAULT_RETRY:  # mmap_sem was dropped on our behalf
+        vmf.reason = reason
+        return fault
     yield UNLOCK, mm, MMAP_SEM
     mm.mmap_sem.read_unlock(task)
     vmf.reason = reason

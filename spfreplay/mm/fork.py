@@ -17,6 +17,7 @@ from spfreplay.mm.steps import (
 )
 from spfreplay.mm.tlb import flush_tlb_mm, tlb_finish_mmu, tlb_gather_mmu
 from spfreplay.mm.types import MmStruct, Task, VmArea
+from spfreplay.mm.userfaultfd import dup_userfaultfd
 from spfreplay.mm.vma import get_file, remove_vma, vm_area_dup, vma_dup_policy, vma_link
 from spfreplay.mm.zap import free_pgtables, unmap_page_range
 from spfreplay_reference.contract import (
@@ -104,6 +105,7 @@ def dup_vma(task: Task, mm: MmStruct, oldmm: MmStruct, mpnt: VmArea) -> Steps[in
     tmp = vm_area_dup(task, mpnt)
     tmp.vm_mm = mm
     yield from vma_dup_policy(mpnt, tmp)
+    yield from dup_userfaultfd(task, tmp)
     if tmp.vm_flags & VM_WIPEONFORK:
         tmp.anon_vma = None  # private
     else:
@@ -111,7 +113,6 @@ def dup_vma(task: Task, mm: MmStruct, oldmm: MmStruct, mpnt: VmArea) -> Steps[in
         if error:
             return -ENOMEM
     tmp.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)  # private
-    tmp.vm_userfaultfd_ctx = None  # private
     if tmp.vm_file is not None:
         yield from get_file(tmp.vm_file)
     yield from vma_link(task, mm, tmp)

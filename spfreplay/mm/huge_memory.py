@@ -31,6 +31,7 @@ from spfreplay.mm.steps import (
     RMW,
     UNLOCK,
     VM_END,
+    VM_FLAGS,
     VM_START,
     WRITE,
     Steps,
@@ -53,6 +54,7 @@ from spfreplay.mm.types import (
     VmArea,
     VmFault,
 )
+from spfreplay.mm.userfault import handle_userfault
 from spfreplay_reference.contract import (
     OUT_ACCESS,
     OUT_REUSE,
@@ -61,6 +63,7 @@ from spfreplay_reference.contract import (
     OUT_THP_ZERO,
     VM_HUGEPAGE,
     VM_NOHUGEPAGE,
+    VM_UFFD_MISSING,
     VM_WRITE,
 )
 
@@ -139,6 +142,15 @@ def set_huge_pmd(
         if compound is not None:
             del mm.kernel.compounds[compound.pfn >> 9]
         return 0
+    if old is None:
+        yield READ, vmf.vma, VM_FLAGS
+        vm_flags = vmf.vma.vm_flags
+        if vm_flags & VM_UFFD_MISSING:
+            yield UNLOCK, pmd, PMD_LOCK
+            pmd.ptl.unlock(task)
+            if compound is not None:
+                del mm.kernel.compounds[compound.pfn >> 9]
+            return (yield from handle_userfault(task, vmf))
     vmf.outcome = OUT_THP_ZERO
     if compound is not None:
         yield READ, vmf.vma, ANON_VMA

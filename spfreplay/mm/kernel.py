@@ -41,6 +41,8 @@ from spfreplay_reference.contract import (
     OP_MUNLOCK,
     OP_MUNLOCKALL,
     OP_MUNMAP,
+    OP_UFFD_REGISTER,
+    OP_UFFD_UNREGISTER,
     OP_UNKNOWN_POPULATION,
     RET_UNKNOWN,
     FileFacts,
@@ -68,6 +70,8 @@ CALLS: Final = {
     OP_FORK: "sys_fork",
     OP_EXIT: "sys_exit",
     OP_MBIND: "sys_mbind",
+    OP_UFFD_REGISTER: "sys_uffd_register",
+    OP_UFFD_UNREGISTER: "sys_uffd_unregister",
 }
 #: the thread id of what runs behind a grace period
 SOFTIRQ_TID: Final = -1

@@ -7,7 +7,6 @@ and protection of the fault record and nothing else of the VMA.
 
 from __future__ import annotations
 
-from spfreplay.errors import ModelError
 from spfreplay.mm.filemap import add_file_rss, cache_content, cache_file
 from spfreplay.mm.pgtable import pfn_to_page, pte_alloc
 from spfreplay.mm.pte import CLASS_ANON, CLASS_CACHE, PTE_CLASS_SHIFT, ZERO_PTE
@@ -30,7 +29,6 @@ from spfreplay.mm.steps import (
     VM_PGOFF,
     VM_POLICY,
     VM_START,
-    VM_USERFAULTFD_CTX,
     WRITE,
     Steps,
 )
@@ -51,6 +49,7 @@ from spfreplay.mm.types import (
     VmArea,
     VmFault,
 )
+from spfreplay.mm.userfault import handle_userfault
 from spfreplay_reference.contract import (
     OUT_ANON,
     OUT_COPY,
@@ -99,16 +98,6 @@ def __page_add_new_anon_rmap(page: Page, vma: VmArea, address: int) -> Steps[Non
     yield READ, vma, VM_PGOFF
     page.index = vma.vm_pgoff + (address - start >> 12)
     page.mapcount = 1
-
-
-def handle_userfault(task: Task, vmf: VmFault) -> Steps[int]:
-    """Hand a fault to the monitor of a userfaultfd: has its place here, and no model yet.
-
-    Models: fs/userfaultfd.c:handle_userfault()
-    Context: mmap_sem (read), which it drops.
-    """
-    yield READ, vmf.vma, VM_USERFAULTFD_CTX
-    raise ModelError(f"not modelled yet: userfault at {vmf.address:#x}")
 
 
 def do_anonymous_page(task: Task, vmf: VmFault) -> Steps[int]:

@@ -29,6 +29,7 @@ from spfreplay.mm.steps import (
     Steps,
 )
 from spfreplay.mm.types import MmStruct, Task, VmArea
+from spfreplay.mm.userfaultfd import mremap_userfaultfd_prep, userfaultfd_armed
 from spfreplay.mm.vma import (
     find_vma,
     find_vma_intersection,
@@ -189,6 +190,8 @@ def remap_move(
         at = max(at, vma.vm_start)
         upto = min(end, vma.vm_end)
         target = new_addr + (at - addr)
+        if userfaultfd_armed(vma.vm_flags) and (at > addr or upto < end):
+            return -EFAULT  # one of several may not be a monitor's
         error = check_prep_vma(mm, vma, at, upto - at, upto - at, flags)
         if error:
             return error
@@ -356,6 +359,8 @@ def move_vma(
     failed = moved_len < old_len
     if failed:
         yield from move_page_tables(task, new_vma, new_addr, vma, addr, moved_len)
+    else:
+        yield from mremap_userfaultfd_prep(new_vma)
     if vma is not new_vma:
         yield from vm_write_end(task, vma)
     yield from vm_write_end(task, new_vma)

@@ -310,7 +310,7 @@ class VmArea:
         #: every anon_vma this VMA is chained to (its own last); mmap_sem + anon_vma lock
         self.anon_vma_chain: list[AnonVma] = []
         self.vm_policy: Policy | None = None
-        self.vm_userfaultfd_ctx: object | None = None
+        self.vm_userfaultfd_ctx: UserfaultfdCtx | None = None
         self.vm_sequence = 0  # plain counter, odd inside a write section
         self.vm_ref_count = 1  # atomic
         self.vm_rb_linked = False  # False = RB_EMPTY_NODE; mm_rb_lock
@@ -331,6 +331,16 @@ class Policy:
         self.freed = False
 
 
+class UserfaultfdCtx:
+    """``struct userfaultfd_ctx``; the file descriptor has one reference for good."""
+
+    __slots__ = ("freed", "refcount")
+
+    def __init__(self) -> None:
+        self.refcount = 1  # atomic; and one for every thread that sleeps
+        self.freed = False
+
+
 class MmStruct:
     """``struct mm_struct``."""
 
@@ -338,6 +348,7 @@ class MmStruct:
         "brk", "def_flags", "id", "kernel", "locked_vm", "map_count", "mm_rb", "mm_rb_lock",
         "mm_users", "mmap_sem", "page_table_lock", "pgd", "rss_anon", "rss_file", "rss_shmem",
         "rss_swap", "start_brk", "tlb_flush_batched", "tlb_flush_pending", "total_vm",
+        "userfaultfd",
     )  # fmt: skip
     freed: ClassVar[bool] = False  # what holds it to the end (mm_count) is not modelled
 
@@ -363,6 +374,8 @@ class MmStruct:
         self.tlb_flush_pending = 0  # atomic; gathers that are open
         #: reclaim has cleared entries of it and put the flush off; PTL of the entry
         self.tlb_flush_batched = False
+        #: the one that all its registrations are for, once there is one; mmap_sem
+        self.userfaultfd: UserfaultfdCtx | None = None
 
 
 class VmFault:
@@ -462,4 +475,8 @@ VM_FAULT_RETRY: Final = 0x0400
 VM_FAULT_FALLBACK: Final = 0x0800
 VM_FAULT_DONE_COW: Final = 0x1000
 VM_FAULT_PTNOTSAME: Final = 0x4000
+#: not the kernel's: the thread waits for somebody who has no model
+VM_FAULT_ASLEEP: Final = 0x8000
 VM_FAULT_ERROR: Final = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_HWPOISON | VM_FAULT_SIGSEGV
+#: an access is over with such a fault
+VM_FAULT_FINAL: Final = VM_FAULT_ERROR | VM_FAULT_ASLEEP

@@ -9,7 +9,7 @@ from typing import Final
 
 from spfreplay.mm.rmap import anon_vma_clone, mpol_equal
 from spfreplay.mm.steps import ANON_VMA, WRITE, Steps
-from spfreplay.mm.types import AnonVma, File, MmStruct, Policy, Task, VmArea
+from spfreplay.mm.types import AnonVma, File, MmStruct, Policy, Task, UserfaultfdCtx, VmArea
 from spfreplay.mm.vma import vm_write_begin, vm_write_end
 from spfreplay.mm.vma_adjust import __vma_adjust, split_vma
 from spfreplay_reference.contract import (
@@ -46,7 +46,11 @@ def is_mergeable_anon_vma(tgt: VmArea, anon_vma: AnonVma | None, src: VmArea | N
 
 
 def is_mergeable_vma(
-    vma: VmArea, vm_flags: int, file: File | None, policy: Policy | None, ctx: object | None
+    vma: VmArea,
+    vm_flags: int,
+    file: File | None,
+    policy: Policy | None,
+    ctx: UserfaultfdCtx | None,
 ) -> bool:
     """Tell whether a range with these attributes may become part of ``vma``.
 
@@ -73,7 +77,7 @@ def vma_merge(
     file: File | None,
     pgoff: int,
     policy: Policy | None = None,
-    ctx: object | None = None,
+    ctx: UserfaultfdCtx | None = None,
     copied_from: VmArea | None = None,
     just_expand: bool = False,
     keep_locked: bool = False,
@@ -194,7 +198,7 @@ def vma_modify(
     end: int,
     newflags: int,
     policy: Policy | None,
-    ctx: object | None,
+    ctx: UserfaultfdCtx | None,
 ) -> Steps[VmArea | None]:
     """Return a VMA that is exactly ``[start, end)``, or wider where it merged.
 

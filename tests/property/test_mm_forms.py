@@ -53,6 +53,8 @@ from spfreplay_reference.contract import (
     OP_MUNLOCK,
     OP_MUNLOCKALL,
     OP_MUNMAP,
+    OP_UFFD_REGISTER,
+    OP_UFFD_UNREGISTER,
     VM_ACCOUNT,
     VM_GROWSDOWN,
     VM_MAYEXEC,
@@ -136,6 +138,7 @@ class Program:
             [OP_MMAP] * 5 + [OP_MUNMAP] * 2 + [OP_MPROTECT] * 4 + [OP_MREMAP] * 3
             + [OP_MADVISE] * 5 + [OP_BRK, OP_MLOCK, OP_MUNLOCK, OP_FORK, OP_EXIT]
             + [rng.choice((OP_MLOCKALL, OP_MUNLOCKALL, OP_MUNLOCKALL))] + [OP_MBIND] * 2
+            + [OP_UFFD_REGISTER, OP_UFFD_UNREGISTER]
         )  # fmt: skip
         return "call", op, mm, tid, *self.arguments(op, tid, addr, length)
 
@@ -173,6 +176,8 @@ class Program:
             return (rng.choice((MCL_CURRENT, MCL_FUTURE, MCL_CURRENT | MCL_FUTURE)),)
         if op == OP_MBIND:
             return addr, length, rng.randrange(5)
+        if op in (OP_UFFD_REGISTER, OP_UFFD_UNREGISTER):
+            return addr, length & -PAGE or PAGE, rng.randrange(1, 4)
         return addr, length, 0
 
     def fork(self, tid):
