@@ -11,6 +11,7 @@ from spfreplay_reference.contract import (
     KIND_ANON,
     KIND_FILE,
     KIND_MASK,
+    KIND_SWAP,
     MADV_COLD,
     MADV_DODUMP,
     MADV_DOFORK,
@@ -33,6 +34,7 @@ from spfreplay_reference.contract import (
     MADV_UNMERGEABLE,
     MADV_WILLNEED,
     MADV_WIPEONFORK,
+    OUT_NUMA,
     OUT_SIGBUS,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -126,7 +128,7 @@ def _advise(mm: Mm, area: Area, start: int, end: int, advice: int) -> int:
     elif advice == MADV_FREE:
         if area.flags & (VM_LOCKED | VM_PFNMAP) or area.backing is not None:
             return -EINVAL
-        _lazy_free(mm, start, end)
+        _lazy_free(mm, area, start, end)
     elif advice == MADV_REMOVE:
         return _remove(mm, area, start, end)
     elif advice in (MADV_COLD, MADV_PAGEOUT) and area.flags & (VM_LOCKED | VM_PFNMAP):
@@ -167,14 +169,16 @@ def _reclaim_tables(mm: Mm, start: int, end: int) -> None:
         mm.tables.discard(table)
 
 
-def _lazy_free(mm: Mm, start: int, end: int) -> None:
+def _lazy_free(mm: Mm, area: Area, start: int, end: int) -> None:
     """MADV_FREE: the pages stay until memory is short, but are clean now.
 
-    A huge mapping that others share is left alone.  ``unjudged``: nothing shows
-    whether a PTE is dirty.
+    A huge mapping that others share is left alone; swap entries go at once.
+    ``unjudged``: nothing shows whether a PTE is dirty.
     """
     for vpn in mm.present(start, end):
         bits = mm.bits[vpn]
+        if bits & KIND_MASK == KIND_SWAP:
+            mm.unmap(area, vpn)
         if bits & KIND_MASK != KIND_ANON:
             continue
         if bits & PG_HUGE:
@@ -185,6 +189,7 @@ def _lazy_free(mm: Mm, start: int, end: int) -> None:
             if first < start or first + PMD_SIZE > end:
                 mm.split_huge(vpn)
         mm.bits[vpn] &= ~PG_DIRTY
+        mm.frames[vpn].lazy = True
 
 
 def _remove(mm: Mm, area: Area, start: int, end: int) -> int:
@@ -279,9 +284,14 @@ def _populate_pages(
 ) -> int:
     for vpn in range(start >> PAGE_SHIFT, end >> PAGE_SHIFT):
         bits = mm.bits.get(vpn, 0)
-        if bits and not bits & PG_NOACCESS and (not write or bits & PG_WRITE):
+        swapped = bits & KIND_MASK == KIND_SWAP
+        reachable = bits and not bits & PG_NOACCESS and not swapped
+        if reachable and (not write or bits & PG_WRITE):
             continue
-        if populate(mm, profile, area, vpn, write) == OUT_SIGBUS:
+        outcome = populate(mm, profile, area, vpn, write)
+        if outcome == OUT_NUMA and not mm.bits[vpn] & PG_WRITE:
+            outcome = populate(mm, profile, area, vpn, write)
+        if outcome == OUT_SIGBUS:
             return -EFAULT
     return 0
 

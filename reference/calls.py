@@ -17,6 +17,7 @@ from spfreplay_reference.contract import (
     KIND_FILE,
     KIND_MASK,
     KIND_NONE,
+    KIND_SWAP,
     MAP_ANONYMOUS,
     MAP_FD_WRITABLE,
     MAP_FIXED,
@@ -60,7 +61,7 @@ from spfreplay_reference.contract import (
     VM_WRITE,
     KernelProfile,
 )
-from spfreplay_reference.memory import Mm, over_memlock, right_bits
+from spfreplay_reference.memory import WAITS, Mm, over_memlock, right_bits
 from spfreplay_reference.space import VM_ACCESS, VM_SPECIAL, Area, AreaAction
 
 MAY = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
@@ -350,7 +351,9 @@ def _change_rights(mm: Mm, area: Area, start: int, end: int) -> None:
     rights = right_bits(area.flags)
     shmem = area.backing is not None and area.backing.kind == FILE_SHMEM
     for vpn in mm.present(start, end):
-        bits = mm.bits[vpn] & ~(PG_WRITE | PG_EXEC | PG_NOACCESS) | rights
+        if mm.bits[vpn] & KIND_MASK == KIND_SWAP:
+            continue
+        bits = mm.bits[vpn] & ~(PG_WRITE | PG_EXEC | PG_NOACCESS | WAITS) | rights
         if area.flags & VM_WRITE:
             kind = bits & KIND_MASK
             if area.flags & VM_SHARED:

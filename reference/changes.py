@@ -80,8 +80,9 @@ def _change(branch: Branch, name: int, mm: Mm, candidates: set[int]) -> Change:
 
 def _look_at_sharers(branch: Branch, base: Frame, own: Frame) -> None:
     """Own the frame wherever it is mapped, if that shows in another mm's image."""
-    shared = base.maps > 1
-    if not shared or (own.content == base.content and own.maps > 1):
+    sharers = base.maps + base.swapped
+    shows_same = own.content == base.content and (own.maps > 1) == (base.maps > 1)
+    if sharers < 2 or shows_same:
         return
     start = branch.start._mms
     mms = cast("Lent[Mm]", branch.kernel._mms)
@@ -95,7 +96,7 @@ def _look_at_sharers(branch: Branch, base: Frame, own: Frame) -> None:
     places = [
         (name, vpn) for name, mm in start.items() for vpn in vpns if mm.frames.get(vpn) is base
     ]
-    if len(places) < base.maps:  # somewhere it has been moved
+    if len(places) < sharers:  # somewhere it has been moved
         places = [
             (name, vpn)
             for name, mm in start.items()

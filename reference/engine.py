@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from spfreplay_reference import advise, calls, fork, remap
+from spfreplay_reference import (
+    advise,
+    calls,
+    fork,
+    huge,
+    numa,
+    policy,
+    reclaim,
+    remap,
+    uffd,
+)
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import (
     CLONE_VM,
@@ -15,17 +25,21 @@ from spfreplay_reference.contract import (
     KIND_ANON,
     KIND_FILE,
     KIND_MASK,
+    KIND_SWAP,
     KIND_ZERO,
     MM_ANONPAGES,
     OP_BRK,
     OP_CACHE_ADD,
     OP_CACHE_DEL,
     OP_CHECKPOINT,
+    OP_COLLAPSE,
     OP_EXIT,
     OP_FILE_SIZE,
     OP_FORK,
     OP_GAP,
     OP_MADVISE,
+    OP_MBIND,
+    OP_MIGRATE,
     OP_MLOCK,
     OP_MLOCKALL,
     OP_MMAP,
@@ -34,6 +48,10 @@ from spfreplay_reference.contract import (
     OP_MUNLOCK,
     OP_MUNLOCKALL,
     OP_MUNMAP,
+    OP_NUMA_HINT,
+    OP_SWAP_OUT,
+    OP_UFFD_REGISTER,
+    OP_UFFD_UNREGISTER,
     OP_UNKNOWN_POPULATION,
     PAGE_SHIFT,
     PG_DIRTY,
@@ -149,6 +167,24 @@ class LockedKernel:
             return calls.mlockall(mm, self._profile, a0)
         if op == OP_MUNLOCKALL:
             return calls.munlockall(mm)
+        return self._rare_call(op, mm, a0, a1, a2)
+
+    def _rare_call(self, op: int, mm: Mm, a0: int, a1: int, a2: int) -> int:
+        """What no recording shows, but litmus traces do."""
+        if op == OP_SWAP_OUT:
+            return reclaim.swap_out(mm, a0)
+        if op == OP_MIGRATE:
+            return reclaim.migrate(mm, a0)
+        if op == OP_NUMA_HINT:
+            return numa.hint(mm, a0, a1)
+        if op == OP_MBIND:
+            return policy.mbind(mm, a0, a1, a2)
+        if op == OP_UFFD_REGISTER:
+            return uffd.register(mm, a0, a1, a2)
+        if op == OP_UFFD_UNREGISTER:
+            return uffd.unregister(mm, a0, a1)
+        if op == OP_COLLAPSE:
+            return huge.collapse(mm, a0)
         raise Unsupported(f"the locked model has no operation {op}")
 
     # -- what there is -------------------------------------------------------
@@ -259,7 +295,10 @@ class LockedKernel:
         space = self._mm(mm)
         space.users -= 1
         if space.users == 0:
-            for frame in space.frames.values():
-                frame.maps -= 1
+            for vpn, frame in space.frames.items():
+                if space.bits[vpn] & KIND_MASK == KIND_SWAP:
+                    frame.swapped -= 1
+                else:
+                    frame.maps -= 1
             del self._mms[mm]
         return 0

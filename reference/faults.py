@@ -12,6 +12,7 @@ from spfreplay_reference.contract import (
     KIND_ANON,
     KIND_FILE,
     KIND_MASK,
+    KIND_SWAP,
     KIND_ZERO,
     MM_ANONPAGES,
     OUT_ACCESS,
@@ -22,10 +23,12 @@ from spfreplay_reference.contract import (
     OUT_FILE_SHARED,
     OUT_LIVELOCK,
     OUT_NONE,
+    OUT_NUMA,
     OUT_REUSE,
     OUT_SEGV_ACCERR,
     OUT_SEGV_MAPERR,
     OUT_SIGBUS,
+    OUT_SWAPIN,
     OUT_ZERO,
     PAGE_SHIFT,
     PAGE_SHIFT_IN_RESULT,
@@ -40,14 +43,25 @@ from spfreplay_reference.contract import (
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_SHARED,
+    VM_UFFD_MISSING,
     VM_WRITE,
     X86_PF_INSTR,
     X86_PF_WRITE,
     KernelProfile,
 )
 from spfreplay_reference.huge import huge_fault, huge_write_protected
-from spfreplay_reference.memory import Frame, Mm, file_counter, over_memlock, right_bits
+from spfreplay_reference.memory import (
+    WAITS,
+    Frame,
+    Mm,
+    file_counter,
+    over_memlock,
+    right_bits,
+)
+from spfreplay_reference.numa import lift_hint
+from spfreplay_reference.reclaim import swap_in
 from spfreplay_reference.space import VM_ACCESS, Area
+from spfreplay_reference.uffd import for_monitor
 
 STACK_GUARD_GAP = 256 * PAGE_SIZE
 #: An access that faults so often without getting through never will.
@@ -61,9 +75,9 @@ ANON_BITS = tuple(
 )
 
 #: kind of access -> (page bits that decide it, what they must be)
-_WRITE_ACCESS = (PG_WRITE | PG_NOACCESS, PG_WRITE)
-_FETCH_ACCESS = (PG_EXEC | PG_NOACCESS, PG_EXEC)
-_READ_ACCESS = (PG_NOACCESS, 0)
+_WRITE_ACCESS = (PG_WRITE | PG_NOACCESS | WAITS, PG_WRITE)
+_FETCH_ACCESS = (PG_EXEC | PG_NOACCESS | WAITS, PG_EXEC)
+_READ_ACCESS = (PG_NOACCESS | WAITS, 0)
 
 
 def access(mm: Mm, profile: KernelProfile, addr: int, error_code: int, stamp: int) -> int:
@@ -89,7 +103,10 @@ def access(mm: Mm, profile: KernelProfile, addr: int, error_code: int, stamp: in
         outcome = fault(mm, profile, addr, write, bits)
         bits = mm.bits.get(vpn, 0)
         if OUT_SEGV_MAPERR <= outcome <= OUT_SIGBUS or not bits:
-            break  # without bits: a page that the page tables do not show ([vvar])
+            # Without bits: a page that the page tables do not show ([vvar]), or one
+            # that a monitor is to bring.
+            bits &= ~WAITS
+            break
     else:
         if write:
             bits = _store(mm, vpn, bits, stamp)
@@ -124,7 +141,7 @@ def fault(mm: Mm, profile: KernelProfile, addr: int, write: int, bits: int) -> i
     if write:
         if not area.flags & VM_WRITE:
             return OUT_SEGV_ACCERR
-    elif not area.flags & VM_ACCESS or (bits and not bits & PG_NOACCESS):
+    elif not area.flags & VM_ACCESS or (bits and not bits & (PG_NOACCESS | WAITS)):
         # A read or fetch that a present page refused: no right will come.
         return OUT_SEGV_ACCERR
     return populate(mm, profile, area, addr >> PAGE_SHIFT, write)
@@ -162,14 +179,29 @@ def populate(mm: Mm, profile: KernelProfile, area: Area, vpn: int, write: int) -
         if area.backing is not None:
             return _file_fault(mm, profile, area, vpn, write)
         mm.tables.add(vpn >> 9)
+        if area.flags & VM_UFFD_MISSING:
+            return for_monitor(mm, area, write)
         if write:
             _map_anon(mm, area, vpn, 0)
             return OUT_ANON
         mm.bits[vpn] = KIND_ZERO | right_bits(area.flags)
         return OUT_ZERO
+    if bits & WAITS:
+        return _wake(mm, area, vpn, write, bits)
     if write and not bits & PG_WRITE:
         return _write_protected(mm, area, vpn, bits)
     return OUT_ACCESS
+
+
+def _wake(mm: Mm, area: Area, vpn: int, write: int, bits: int) -> int:
+    """An access to a page that is swapped out, or that a NUMA hint waits for."""
+    if bits & KIND_MASK != KIND_SWAP:
+        lift_hint(mm, area, vpn)
+        return OUT_NUMA
+    swap_in(mm, area, vpn, write)
+    if write and not mm.bits[vpn] & PG_WRITE:  # in the same fault
+        _write_protected(mm, area, vpn, mm.bits[vpn])
+    return OUT_SWAPIN
 
 
 def _map_anon(mm: Mm, area: Area, vpn: int, content: int) -> None:
@@ -192,7 +224,7 @@ def _write_protected(mm: Mm, area: Area, vpn: int, bits: int) -> int:
         return OUT_FILE_SHARED
     if kind == KIND_ANON:
         frame = mm.frames[vpn]
-        if frame.exclusive or frame.maps == 1:
+        if frame.exclusive or frame.alone:
             frame.exclusive = True
             mm.bits[vpn] = mm.bits[vpn] | PG_WRITE | PG_DIRTY
             return OUT_REUSE

@@ -6,7 +6,9 @@ from spfreplay_reference.contract import (
     KIND_ANON,
     KIND_FILE,
     KIND_MASK,
+    KIND_SWAP,
     MM_ANONPAGES,
+    MM_SWAPENTS,
     PG_WRITE,
     VM_DONTCOPY,
     VM_LOCKED,
@@ -15,13 +17,16 @@ from spfreplay_reference.contract import (
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
+    VM_UFFD_MISSING,
     VM_UFFD_WP,
     VM_WIPEONFORK,
 )
 from spfreplay_reference.memory import Mm, file_counter
 from spfreplay_reference.space import Anon, Area
 
-COPY_ON_FORK = VM_PFNMAP | VM_MIXEDMAP | VM_UFFD_WP
+COPY_ON_FORK = VM_PFNMAP | VM_MIXEDMAP
+#: the child is no business of the parent's monitor, and locks are not inherited
+NOT_INHERITED = VM_LOCKED | VM_LOCKONFAULT | VM_UFFD_MISSING | VM_UFFD_WP
 
 
 def fork(parent: Mm) -> Mm:
@@ -43,7 +48,7 @@ def fork(parent: Mm) -> Mm:
 
 def _copy_area(area: Area) -> Area:
     copy = area.part(area.start, area.end)
-    copy.flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
+    copy.flags &= ~NOT_INHERITED
     copy.anon, copy.chain = None, 0
     if area.anon is not None and not area.flags & VM_WIPEONFORK:
         # The child's area is chained to all that the parent's is, and its own.
@@ -70,6 +75,12 @@ def _copy_pages(parent: Mm, child: Mm, area: Area) -> None:
             frame.exclusive = False
             child.frames[vpn] = frame
             child.rss[MM_ANONPAGES] += 1
+        elif kind == KIND_SWAP:
+            frame = parent.frames[vpn]
+            frame.swapped += 1
+            frame.exclusive = False
+            child.frames[vpn] = frame
+            child.rss[MM_SWAPENTS] += 1
         elif kind == KIND_FILE:
             child.rss[file_counter(area)] += 1
         child.bits[vpn] = bits

@@ -8,6 +8,7 @@ is found through its area.
 from __future__ import annotations
 
 from array import array
+from typing import Final
 
 from spfreplay_reference.contract import (
     CONTENT_SHIFT,
@@ -15,9 +16,11 @@ from spfreplay_reference.contract import (
     KIND_ANON,
     KIND_FILE,
     KIND_MASK,
+    KIND_SWAP,
     MM_ANONPAGES,
     MM_FILEPAGES,
     MM_SHMEMPAGES,
+    MM_SWAPENTS,
     PAGE_SHIFT,
     PG_EXEC,
     PG_HUGE,
@@ -31,17 +34,33 @@ from spfreplay_reference.contract import (
 )
 from spfreplay_reference.space import VM_ACCESS, Area, Space
 
+#: Ours, in ``Mm.bits`` only: the entry lets no access through whatever the area
+#: allows.  Of every swap entry, and of a page with a NUMA hint.
+WAITS: Final = 1 << 15
+
 
 class Frame:
-    """One anonymous page.  ``exclusive`` is the kernel's PageAnonExclusive:
-    set for whoever allocated or took over the page, cleared by fork."""
+    """One anonymous page, in memory or swapped out.
 
-    __slots__ = ("content", "exclusive", "maps")
+    ``exclusive`` is the kernel's PageAnonExclusive: set for whoever allocated
+    or took over the page, cleared by fork.  ``maps`` counts the page-table
+    entries that map it, ``swapped`` the swap entries that stand for it.
+    ``lazy``: MADV_FREE has been told of it.
+    """
+
+    __slots__ = ("content", "exclusive", "lazy", "maps", "swapped")
 
     def __init__(self, content: int) -> None:
         self.content = content
         self.maps = 1
+        self.swapped = 0
         self.exclusive = True
+        self.lazy = False
+
+    @property
+    def alone(self) -> bool:
+        """Does one entry in all stand for it?"""
+        return self.maps + self.swapped == 1
 
 
 class Mm:
@@ -112,6 +131,9 @@ class Mm:
             self.rss[MM_ANONPAGES] -= 1
         elif kind == KIND_FILE:
             self.rss[file_counter(area)] -= 1
+        elif kind == KIND_SWAP:
+            self.frames.pop(vpn).swapped -= 1
+            self.rss[MM_SWAPENTS] -= 1
 
     def split_huge(self, vpn: int) -> None:
         """The PMD mapping becomes 512 PTEs; the pages stay."""
@@ -126,14 +148,19 @@ class Mm:
         if vpn & (PTRS_PER_PTE - 1) and self.bits.get(vpn, 0) & PG_HUGE:
             self.split_huge(vpn)
 
-    def change(self, area: Area, start: int, end: int, flags: int) -> Area | None:
+    def change(
+        self, area: Area, start: int, end: int, flags: int, policy: int | None = None
+    ) -> Area | None:
         """Give ``[start, end)`` of ``area`` other flags, merging if possible.
 
+        :param policy: the memory policy from now on; None leaves it.
         :return: the area it is in now; None where it would take one area too
             many.  The border at ``start`` may have been drawn by then.
         """
         piece = area.part(start, end)
         piece.flags = flags
+        if policy is not None:
+            piece.policy = policy
         if not self.space.fits_neighbour(area, piece):
             for addr in (start, end):
                 if not area.start < addr < area.end:
@@ -144,7 +171,7 @@ class Mm:
                 self.space.cut(addr)
         self.split_huge_at(start)
         self.split_huge_at(end)
-        return self.space.change(area, start, end, flags)
+        return self.space.put(piece)
 
     def free_tables(self, start: int, end: int) -> None:
         """Forget the page tables in ``[start, end)`` that no area reaches any more."""
@@ -160,6 +187,7 @@ class Mm:
         if bits is None:
             return 0
         kind = bits & KIND_MASK
+        bits &= ~WAITS
         if kind == KIND_ANON:
             frame = self.frames[vpn]
             shared = PG_SHARED if frame.maps > 1 else 0
@@ -168,6 +196,8 @@ class Mm:
             area = self.space.at(vpn << PAGE_SHIFT)
             assert area is not None and area.backing is not None
             return bits | area.backing.content(area.index(vpn)) << CONTENT_SHIFT
+        if kind == KIND_SWAP:
+            return bits | self.frames[vpn].content << CONTENT_SHIFT
         return bits
 
     def image(self) -> Image:

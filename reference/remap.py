@@ -20,6 +20,8 @@ from spfreplay_reference.contract import (
     VM_MAYSHARE,
     VM_PFNMAP,
     VM_SHARED,
+    VM_UFFD_MISSING,
+    VM_UFFD_WP,
     KernelProfile,
 )
 from spfreplay_reference.memory import Mm, over_memlock
@@ -218,7 +220,8 @@ def _move(
         copy.pgoff = start >> PAGE_SHIFT
     copy.start, copy.end = start, start + length
     mm.space.replace(start, start + length, [copy])
-    mm.space.merge(copy)
+    # A monitor loses what moves away, and what that has joined.
+    mm.space.merge(copy).flags &= ~(VM_UFFD_MISSING | VM_UFFD_WP)
     _move_pages(mm, old, old_length, start)
     if keep:
         _leave_empty(mm, old, old_length)

@@ -234,7 +234,8 @@ class Copier:
 
 def copy_frame(frame: Frame) -> Frame:
     copy = Frame(frame.content)
-    copy.maps, copy.exclusive = frame.maps, frame.exclusive
+    copy.maps, copy.swapped = frame.maps, frame.swapped
+    copy.exclusive, copy.lazy = frame.exclusive, frame.lazy
     return copy
 
 
@@ -292,11 +293,10 @@ def key_of(branch: Branch, held: Iterable[tuple[Hashable, object]] = ()) -> Hash
     things: list[Hashable] = []
     for base, own in branch.owned.items():
         if isinstance(own, Frame):
-            same = (own.content, own.maps, own.exclusive) == (
-                base.content, base.maps, base.exclusive,
-            )  # fmt: skip
-            if not same and (own.maps > 0 or id(own) in kept):
-                things.append((id(base), own.content, own.maps, own.exclusive))
+            part = _frame_key(own)
+            alive = own.maps + own.swapped > 0 or id(own) in kept
+            if alive and part != _frame_key(base):
+                things.append((id(base), part))
         elif isinstance(own, Backing):
             part = _backing_key(own)
             if part is not NOTHING:
@@ -311,11 +311,15 @@ NOTHING: tuple[Hashable, ...] = ()
 def _new_key(thing: object) -> Hashable:
     """Tell what is in something that the start does not have."""
     if isinstance(thing, Frame):
-        return thing.content, thing.maps, thing.exclusive
+        return _frame_key(thing)
     if isinstance(thing, Backing):
         contents = frozenset(thing.contents.items())
         return thing.file, thing.pages, contents, frozenset(thing.present)
     return None  # an anon_vma has an identity and nothing else
+
+
+def _frame_key(frame: Frame) -> tuple[Hashable, ...]:
+    return frame.content, frame.maps, frame.swapped, frame.exclusive, frame.lazy
 
 
 def _backing_key(own: Backing) -> Hashable:
@@ -365,7 +369,8 @@ def _moved_frames(branch: Branch, mm: Mm) -> Iterator[tuple[int, Any]]:
 
 def _area_key(area: Area, names: Names) -> Hashable:
     anon, backing = names.of(area.anon), names.of(area.backing)
-    return area.start, area.end, area.flags, backing, area.pgoff, anon, area.chain
+    place = area.start, area.end, area.pgoff
+    return place, area.flags, backing, anon, area.chain, area.policy
 
 
 def changed_areas(branch: Branch, mm: Mm) -> tuple[list[Area], list[Area]]:
@@ -391,5 +396,6 @@ def _unchanged(branch: Branch, before: Area, area: Area) -> bool:
         and before.pgoff == area.pgoff
         and before.anon is area.anon
         and before.chain == area.chain
+        and before.policy == area.policy
         and before.backing is backing
     )

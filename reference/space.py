@@ -37,7 +37,7 @@ class Anon:
 class Area:
     """One mapping ``[start, end)``.  ``chain`` is the length of anon_vma_chain."""
 
-    __slots__ = ("anon", "backing", "chain", "end", "flags", "pgoff", "start")
+    __slots__ = ("anon", "backing", "chain", "end", "flags", "pgoff", "policy", "start")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Area:
         pgoff: int,
         anon: Anon | None = None,
         chain: int = 0,
+        policy: int = 0,
     ) -> None:
         self.start = start
         self.end = end
@@ -56,11 +57,14 @@ class Area:
         self.pgoff = pgoff
         self.anon = anon
         self.chain = chain
+        self.policy = policy  # MPOL_*, 0: the task's
 
     def part(self, start: int, end: int) -> Area:
         """Return the piece ``[start, end)`` of this area."""
         pgoff = self.pgoff + ((start - self.start) >> PAGE_SHIFT)
-        return Area(start, end, self.flags, self.backing, pgoff, self.anon, self.chain)
+        return Area(
+            start, end, self.flags, self.backing, pgoff, self.anon, self.chain, self.policy
+        )
 
     def index(self, vpn: int) -> int:
         """Return the page offset in the backing object of page ``vpn``."""
@@ -88,7 +92,7 @@ def _joins(new: Area, old: Area) -> bool:
     """
     if (new.flags | old.flags) & VM_SPECIAL or new.backing is not old.backing:
         return False
-    if (new.flags ^ old.flags) & ~VM_SOFTDIRTY:
+    if (new.flags ^ old.flags) & ~VM_SOFTDIRTY or new.policy != old.policy:
         return False
     if new.anon is old.anon:
         return True
@@ -103,6 +107,7 @@ def _lends_anon(owner: Area, area: Area, left: Area, right: Area) -> bool:
         owner.anon is not None
         and owner.chain == 1
         and left.backing is right.backing
+        and left.policy == right.policy
         and not (left.flags ^ right.flags) & ~(VM_ACCESS | VM_SOFTDIRTY)
         and _follows(left, right)
     )
@@ -157,8 +162,12 @@ class Space:
         """Give the part ``[start, end)`` of ``area`` other flags, merging if possible."""
         piece = area.part(start, end)
         piece.flags = flags
-        self.replace(start, end, [piece])
-        return self.merge(piece)
+        return self.put(piece)
+
+    def put(self, area: Area) -> Area:
+        """Put ``area`` in place of what is there, merging if possible."""
+        self.replace(area.start, area.end, [area])
+        return self.merge(area)
 
     def fits_neighbour(self, area: Area, piece: Area) -> bool:
         """May ``piece``, cut out of ``area``, become part of a neighbour of ``area``?"""
