@@ -22,6 +22,7 @@ from spfreplay_reference.contract import (
 )
 from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.pieces import (
+    BY_RMAP,
     IDLE,
     Doing,
     Operation,
@@ -199,8 +200,8 @@ class Orders:
     def _lets_in(self, at: Progress, waiting: dict[int, Operation], thread: int) -> bool:
         """Does mmap_sem, as the others hold it, allow the next piece of ``thread``?"""
         mine = waiting[thread]
-        if at.doing[thread].lock(mine):
-            return True  # it holds it itself
+        if mine.op in BY_RMAP or at.doing[thread].lock(mine):
+            return True  # it needs none, or holds it itself
         for other, each in waiting.items():
             if other == thread or each.mm != mine.mm:
                 continue

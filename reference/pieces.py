@@ -3,8 +3,10 @@
 ========================  ====================================================
 operation                 pieces
 ========================  ====================================================
-a call (mmap_sem, write)  one
+a call (mmap_sem, write)  one; so are userfaultfd's and khugepaged's
 MADV_DONTNEED, MADV_FREE  one per page table (512 pages)
+a NUMA hint               one per page table
+swapping out, migrating   one; without mmap_sem: it waits for nobody
 an access                 attempts: each is a fault, or gets through
 a read fault of a file    two: fault-around; the page itself, if still missing
 ========================  ====================================================
@@ -35,8 +37,11 @@ from spfreplay_reference.contract import (
     MADV_FREE,
     OP_ACCESS,
     OP_MADVISE,
-    OUT_SEGV_MAPERR,
+    OP_MIGRATE,
+    OP_NUMA_HINT,
+    OP_SWAP_OUT,
     OUT_SIGBUS,
+    OUT_UFFD,
     OUTCOME_MASK,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -51,11 +56,13 @@ from spfreplay_reference.contract import (
 from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.faults import RETRIES, access, fault, map_around, map_itself
 from spfreplay_reference.layers import layer_of
-from spfreplay_reference.memory import Frame, Mm
+from spfreplay_reference.memory import WAITS, Frame, Mm
 from spfreplay_reference.snapshot import Branch, Copier, key_of
 from spfreplay_reference.space import VM_ACCESS, Area
 
 ZAPS: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
+#: what finds the page by rmap, under page-table locks only
+BY_RMAP: Final = (OP_SWAP_OUT, OP_MIGRATE)
 TABLE_SIZE: Final = PAGE_SIZE * PTRS_PER_PTE
 STALE_TLB: Final = "stale-tlb"
 
@@ -83,7 +90,12 @@ class Operation(NamedTuple):
     @property
     def writer(self) -> bool:
         """Does it take mmap_sem for writing?"""
-        return self.op != OP_ACCESS and not self.zaps
+        return self.op not in (OP_ACCESS, OP_NUMA_HINT, *BY_RMAP) and not self.zaps
+
+    @property
+    def by_tables(self) -> bool:
+        """Has it one piece per page table, under mmap_sem for reading?"""
+        return self.op == OP_NUMA_HINT or self.zaps
 
 
 class Doing(NamedTuple):
@@ -98,9 +110,9 @@ class Doing(NamedTuple):
 
     def lock(self, each: Operation) -> str:
         """Return how mmap_sem is held between the pieces: "", "read" or "write"."""
-        if self.in_fault or (self.pieces > 0 and each.zaps):
+        if self.in_fault or (self.pieces > 0 and each.by_tables):
             return "read"
-        return "write" if self.flushing else ""
+        return "write" if self.flushing and each.writer else ""
 
 
 IDLE: Final = Doing()
@@ -187,11 +199,15 @@ def step(
     if each.op == OP_ACCESS:
         return _attempt(world.kernel, each, doing)
     if STALE_TLB not in relaxations or each.mm not in world.kernel._mms:
-        return _zap(world.kernel, each, doing) if each.zaps else _call(world.kernel, each)
+        return _piece(world.kernel, each, doing)
     before = world.branch
     copier = world.part()
-    came_to = _zap(world.kernel, each, doing) if each.zaps else _call(world.kernel, each)
-    gone = _taken_away(before, copier, each.mm)
+    came_to = _piece(world.kernel, each, doing)
+    # What finds pages by rmap may take them from several address spaces.
+    names = list(before.kernel._mms) if each.op in BY_RMAP else [each.mm]
+    gone: dict[tuple[int, int], Stale] = {}
+    for name in names:
+        gone |= _taken_away(before, copier, name)
     if gone:
         world.stale[number] = gone | world.stale.get(number, {})
     if isinstance(came_to, Doing) or number not in world.stale:
@@ -204,6 +220,23 @@ def _call(kernel: LockedKernel, each: Operation, args: Sequence[int] | None = No
     return kernel.call(
         each.stamp, each.op, each.mm, each.thread, a0, a1, a2, a3, a4, a5, each.ret
     )
+
+
+def _piece(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    if each.zaps:
+        return _zap(kernel, each, doing)
+    if each.op == OP_NUMA_HINT:
+        return _hint(kernel, each, doing)
+    return _call(kernel, each)
+
+
+def _hint(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    """Hint what one page table maps; ``doing.error`` is the sum of the others."""
+    start, length = each.args[:2]
+    first = start // TABLE_SIZE + doing.pieces
+    low, high = max(start, first * TABLE_SIZE), min(start + length, (first + 1) * TABLE_SIZE)
+    hinted = doing.error + _call(kernel, each, (low, max(0, high - low)))
+    return hinted if high >= start + length else Doing(doing.pieces + 1, hinted)
 
 
 def _zap(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
@@ -241,20 +274,20 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
             map_around(mm, kernel._profile, area, vpn)
             return again._replace(in_fault=vpn not in mm.bits)
         outcome = fault(mm, kernel._profile, addr, error_code & X86_PF_WRITE, bits)
-        if OUT_SEGV_MAPERR <= outcome <= OUT_SIGBUS:
+        if OUT_UFFD <= outcome <= OUT_SIGBUS:
             return -outcome
         # Interference can make it fault more often than alone, but not for ever.
         if doing.pieces < 4 * RETRIES:
             return again
     answer = access(mm, kernel._profile, addr, error_code, each.stamp) & OUTCOME_MASK
-    if answer >= OUT_SEGV_MAPERR:
+    if answer >= OUT_UFFD:
         return -answer
     return 0 if error_code & X86_PF_WRITE else mm.word(vpn) >> CONTENT_SHIFT
 
 
 def allows(bits: int, error_code: int) -> bool:
     """Does a translation let the access through?"""
-    if not bits & KIND_MASK or bits & PG_NOACCESS:
+    if not bits & KIND_MASK or bits & (PG_NOACCESS | WAITS):
         return False
     if error_code & X86_PF_WRITE:
         return bool(bits & PG_WRITE)
@@ -285,7 +318,7 @@ def _taken_away(before: Branch, copier: Copier, name: int) -> dict[tuple[int, in
     written = set(mm.bits)
     if bits is not None and frames is not None:
         written = {*bits.changed, *frames.changed}
-    gone = {}
+    gone: dict[tuple[int, int], Stale] = {}
     for vpn in written:
         old = _translation(mm, vpn)
         if old is not None and not (old := old.now(copier)).lives_in(_translation(now, vpn)):
@@ -296,6 +329,8 @@ def _taken_away(before: Branch, copier: Copier, name: int) -> dict[tuple[int, in
 def _translation(mm: Mm, vpn: int) -> Stale | None:
     bits = mm.bits.get(vpn, 0)
     kind = bits & KIND_MASK
+    if bits & WAITS:  # to the CPU it is not there
+        return None
     if kind == KIND_ANON:
         return Stale(bits, mm.frames[vpn], 0)
     if kind == KIND_FILE:
