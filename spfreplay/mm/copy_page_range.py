@@ -7,7 +7,13 @@ TLBs only at the very end of dup_mmap().  Both is kept.
 from __future__ import annotations
 
 from spfreplay.mm.filemap import add_file_rss, cache_file
-from spfreplay.mm.pgtable import pfn_to_page, pmd_alloc, pmd_offset, pte_alloc
+from spfreplay.mm.pgtable import (
+    pfn_to_page,
+    pgtable_trans_huge_deposit,
+    pmd_alloc,
+    pmd_offset,
+    pte_alloc,
+)
 from spfreplay.mm.pte import (
     CLASS_ANON,
     CLASS_CACHE,
@@ -197,6 +203,7 @@ def copy_huge_pmd(
             word &= ~PAGE_RW
             yield WRITE, src_pmd, ENTRY
             src_pmd.entries[index] = word
+        yield from pgtable_trans_huge_deposit(dst_pmd, PageTable(1))
         yield WRITE, dst_pmd, ENTRY
         dst_pmd.entries[index] = word & ~PAGE_ACCESSED
     yield UNLOCK, src_pmd, PMD_LOCK

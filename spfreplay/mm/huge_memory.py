@@ -11,7 +11,12 @@ from typing import Any
 
 from spfreplay.errors import ModelError
 from spfreplay.mm.form import WINDOW
-from spfreplay.mm.pgtable import pmd_offset
+from spfreplay.mm.pgtable import (
+    pgtable_trans_huge_deposit,
+    pgtable_trans_huge_withdraw,
+    pmd_offset,
+    zap_deposited_table,
+)
 from spfreplay.mm.pte import (
     CLASS_ANON,
     HPAGE_PMD_MASK,
@@ -27,6 +32,7 @@ from spfreplay.mm.steps import (
     LOCK,
     PAGE_MAPCOUNT,
     PMD_LOCK,
+    PTE,
     READ,
     RMW,
     UNLOCK,
@@ -80,12 +86,17 @@ def thp_wanted(kernel: Kernel, vm_flags: int) -> bool:
 
 
 def alloc_hugepage(task: Task, vmf: VmFault) -> Compound:
-    """Take 512 frames in a row; nobody else sees them yet."""
+    """Take the huge page that a fault needs; nobody else sees it yet."""
+    return new_compound(task, vmf.vma.vm_mm.kernel, vmf.pgoff - vmf.pte_index)
+
+
+def new_compound(task: Task, kernel: Kernel, index: int) -> Compound:
+    """Take 512 frames in a row, to be mapped from page offset ``index`` on."""
     first = (task.allocs + HPAGE_PMD_NR - 1) & -HPAGE_PMD_NR
     task.allocs = first + HPAGE_PMD_NR
     compound = Compound(task.stamp << 20 | first)
-    compound.index = vmf.pgoff - vmf.pte_index
-    vmf.vma.vm_mm.kernel.compounds[compound.pfn >> 9] = compound
+    compound.index = index
+    kernel.compounds[compound.pfn >> 9] = compound
     return compound
 
 
@@ -151,6 +162,7 @@ def set_huge_pmd(
             if compound is not None:
                 del mm.kernel.compounds[compound.pfn >> 9]
             return (yield from handle_userfault(task, vmf))
+        yield from pgtable_trans_huge_deposit(pmd, PageTable(1))
     vmf.outcome = OUT_THP_ZERO
     if compound is not None:
         yield READ, vmf.vma, ANON_VMA
@@ -241,18 +253,15 @@ def split_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, address: int) -> St
 
     Models: mm/huge_memory.c:__split_huge_pmd()
     """
-    table = PageTable(1)
     index = address >> 21 & 511
     yield LOCK, pmd, PMD_LOCK
     pmd.ptl.lock(task)
     yield READ, pmd, ENTRY
     word: Any = pmd.entries[index]
     if word.__class__ is int:
-        step = 1 << PTE_PFN_SHIFT if word >> PTE_CLASS_SHIFT == CLASS_ANON else 0
-        if step:
-            table.pte = array("Q", range(word, word + HPAGE_PMD_NR * step, step))
-        else:
-            table.pte = array("Q", [word]) * HPAGE_PMD_NR
+        table = yield from pgtable_trans_huge_withdraw(pmd)
+        yield WRITE, table, PTE
+        table.pte = ptes_of_huge_page(word)
         table.used = HPAGE_PMD_NR
         yield WRITE, pmd, ENTRY
         pmd.entries[index] = table
@@ -260,6 +269,14 @@ def split_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, address: int) -> St
         yield from flush_tlb_mm_range(task, mm, haddr, haddr + HPAGE_PMD_SIZE)
     yield UNLOCK, pmd, PMD_LOCK
     pmd.ptl.unlock(task)
+
+
+def ptes_of_huge_page(word: int) -> array[int]:
+    """Return the 512 PTEs that map what a huge PMD does."""
+    if word >> PTE_CLASS_SHIFT == CLASS_ANON:
+        step = 1 << PTE_PFN_SHIFT
+        return array("Q", range(word, word + HPAGE_PMD_NR * step, step))
+    return array("Q", [word]) * HPAGE_PMD_NR
 
 
 def zap_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, haddr: int) -> Steps[bool]:
@@ -284,6 +301,7 @@ def zap_huge_pmd(task: Task, mm: MmStruct, pmd: PageTable, haddr: int) -> Steps[
             mm.rss_anon -= HPAGE_PMD_NR
             yield RMW, compound, PAGE_MAPCOUNT
             unmap_compound(task, compound)
+        yield from zap_deposited_table(pmd)
     yield UNLOCK, pmd, PMD_LOCK
     pmd.ptl.unlock(task)
     return is_huge

@@ -274,7 +274,7 @@ def install_initial_huge_pages(mm: MmStruct, image: InitialImage) -> set[int]:
             page = materialise(kernel, compound, nr)
             page.content = CONTENT_INITIAL | (number << 9) + nr
         word = compound.pfn << PTE_PFN_SHIFT | initial_anon_flags(vma)
-        upper_of(mm, number << 9, 2).entries[number & 511] = word
+        set_initial_huge_pmd(mm, number, word)
         mm.rss_anon += HPAGE_PMD_NR
     return whole
 
@@ -286,7 +286,14 @@ def install_huge_zero_pages(mm: MmStruct, image: InitialImage) -> None:
             vma = mm.mm_rb.find(vpn << 12)
             if vma is not None and vma.vm_start <= vpn << 12:
                 word = ZERO_PTE | vma.vm_page_prot
-                upper_of(mm, vpn, 2).entries[vpn >> 9 & 511] = word
+                set_initial_huge_pmd(mm, vpn >> 9, word)
+
+
+def set_initial_huge_pmd(mm: MmStruct, number: int, word: int) -> None:
+    """Put ``word`` into the PMD entry ``number`` of ``mm``, and lay a table by for it."""
+    pmd = upper_of(mm, number << 9, 2)
+    pmd.entries[number & 511] = word
+    pmd.pmd_huge_pte.append(PageTable(1))
 
 
 def initial_anon_flags(vma: VmArea) -> int:

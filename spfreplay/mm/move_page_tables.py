@@ -7,7 +7,13 @@ end; frames stay what they are.
 from __future__ import annotations
 
 from spfreplay.mm.huge_memory import split_huge_pmd
-from spfreplay.mm.pgtable import pmd_alloc, pmd_offset, pte_alloc
+from spfreplay.mm.pgtable import (
+    pgtable_trans_huge_deposit,
+    pgtable_trans_huge_withdraw,
+    pmd_alloc,
+    pmd_offset,
+    pte_alloc,
+)
 from spfreplay.mm.pte import HPAGE_PMD_SIZE, PMD_MASK, PMD_SIZE, PTE_PRESENT
 from spfreplay.mm.steps import ENTRY, LOCK, PMD_LOCK, PTE, PTL, READ, UNLOCK, WRITE, Steps
 from spfreplay.mm.tlb import flush_tlb_batched_pending, flush_tlb_range
@@ -134,6 +140,9 @@ def move_huge_pmd(
         pmd.entries[index] = None
         yield WRITE, new_pmd, ENTRY
         new_pmd.entries[new_index] = word
+        if new_pmd is not pmd:  # pmd_move_must_withdraw()
+            table = yield from pgtable_trans_huge_withdraw(pmd)
+            yield from pgtable_trans_huge_deposit(new_pmd, table)
     if new_pmd is not pmd:
         yield UNLOCK, new_pmd, PMD_LOCK
         new_pmd.ptl.unlock(task)

@@ -10,8 +10,10 @@ from spfreplay.errors import ModelError
 from spfreplay.mm.form import WINDOW
 from spfreplay.mm.steps import (
     ENTRY,
+    FREE,
     LOCK,
     PAGE_TABLE_LOCK,
+    PMD_HUGE_PTE,
     PMD_LOCK,
     READ,
     UNLOCK,
@@ -78,6 +80,37 @@ def pte_alloc(task: Task, pmd: PageTable, index: int) -> Steps[int]:
     yield UNLOCK, pmd, PMD_LOCK
     pmd.ptl.unlock(task)
     return 0
+
+
+def pgtable_trans_huge_deposit(pmd: PageTable, table: PageTable) -> Steps[None]:
+    """Lay a PTE table by, for the day a huge page is split or taken away.
+
+    Models: mm/pgtable-generic.c:pgtable_trans_huge_deposit()
+    Context: the pmd lock.
+    """
+    yield WRITE, pmd, PMD_HUGE_PTE
+    pmd.pmd_huge_pte.append(table)
+
+
+def pgtable_trans_huge_withdraw(pmd: PageTable) -> Steps[PageTable]:
+    """Take a table back; one was laid by for every huge page, whichever it is.
+
+    Models: mm/pgtable-generic.c:pgtable_trans_huge_withdraw()
+    Context: the pmd lock.
+    """
+    yield WRITE, pmd, PMD_HUGE_PTE
+    return pmd.pmd_huge_pte.pop()
+
+
+def zap_deposited_table(pmd: PageTable) -> Steps[None]:
+    """Free a table that was laid by: at once, before the flush and any grace period.
+
+    Models: mm/huge_memory.c:zap_deposited_table()
+    Context: the pmd lock.
+    """
+    table = yield from pgtable_trans_huge_withdraw(pmd)
+    yield FREE, table, ENTRY
+    table.freed = True
 
 
 def pfn_to_page(kernel: Kernel, pfn: int) -> Page:

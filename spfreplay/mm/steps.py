@@ -91,6 +91,7 @@ SWAP_MAP: Final = 43  # how many PTEs refer to a slot
 SWAP_CACHE: Final = 44  # the page that stands for a slot; see swap_state.py
 ANON_VMA_ROOT: Final = 45
 TLB_BATCHED: Final = 46  # reclaim has put a flush of the mm off
+PMD_HUGE_PTE: Final = 47  # deposited tables; obj is the pmd table
 
 FIELD_NAMES: Final = (
     "vm_start", "vm_end", "vm_pgoff", "vm_flags", "vm_page_prot", "vm_ops",
@@ -101,4 +102,5 @@ FIELD_NAMES: Final = (
     "mapcount", "page_cache", "anon_vma_lock", "i_mmap_lock",
     "anon_vma_chain", "tlb", "irq", "task", "mm", "rb_root", "anon_vma_refcount", "f_count",
     "total_vm", "swap_map", "swap_cache", "anon_vma_root", "tlb_batched",
+    "pmd_huge_pte",
 )  # fmt: skip

@@ -159,7 +159,7 @@ class PageTable:
     p4d is folded, as on x86-64 with four levels.
     """
 
-    __slots__ = ("entries", "freed", "level", "pte", "ptl", "used")
+    __slots__ = ("entries", "freed", "level", "pmd_huge_pte", "pte", "ptl", "used")
 
     def __init__(self, level: int) -> None:
         self.level = level
@@ -170,6 +170,8 @@ class PageTable:
         self.ptl = SpinLock()
         self.pte: array[int] = array("Q", PTE_ZEROS) if level == 1 else array("Q")  # ptl
         self.used = 0  # leaf: PTEs that are not none; ptl
+        #: pmd table: an empty leaf for each of its huge pages, the last one on top; ptl
+        self.pmd_huge_pte: list[PageTable] = []
         self.freed = False
 
     def populate(self, index: int, table: PageTable) -> PageTable:

@@ -51,6 +51,7 @@ def validate_mm(kernel: Kernel) -> list[str]:
     for mm in kernel.mms.values():
         wrong += [f"mm {mm.id}: {line}" for line in vma_errors(mm)]
         wrong += [f"mm {mm.id}: {line}" for line in page_errors(mm, mapped)]
+        wrong += [f"mm {mm.id}: {line}" for line in deposit_errors(mm)]
     wrong += frame_errors(kernel, mapped)
     wrong += rmap_errors(kernel)
     wrong += file_errors(kernel)
@@ -137,6 +138,21 @@ def page_errors(mm: MmStruct, mapped: Counter[int]) -> Iterator[str]:
     ):
         if held != rss[name]:
             yield f"{name} rss is {held}, mapped are {rss[name]}"
+
+
+def deposit_errors(mm: MmStruct) -> Iterator[str]:
+    """Compare the tables that were laid by with the huge pages; none may hold a PTE."""
+    for pgd_index, pud in present(mm.pgd):
+        for pud_index, pmd in present(pud):
+            huge = sum(isinstance(entry, int) for _, entry in present(pmd))
+            where = f"the pmd table of {pgd_index << 39 | pud_index << 30:#x}"
+            if len(pmd.pmd_huge_pte) != huge:
+                yield f"{where} has {huge} huge pages, {len(pmd.pmd_huge_pte)} tables laid by"
+            for table in pmd.pmd_huge_pte:
+                if table.freed or table.used or table.pte.count(0) != 512:
+                    yield f"{where}: a table laid by holds PTEs, or is freed"
+                if table.ptl.owner is not None:
+                    yield f"{where}: the lock of a table laid by is held"
 
 
 def leaves(mm: MmStruct) -> Iterator[tuple[int, Any]]:
