@@ -16,6 +16,7 @@ from spfreplay.mm.mlock import VM_LOCKED_MASK, mm_populate
 from spfreplay.mm.mmap import U64, get_unmapped_area, mlock_future_ok, page_align
 from spfreplay.mm.move_page_tables import move_page_tables
 from spfreplay.mm.munmap import do_munmap
+from spfreplay.mm.pte import PMD_SIZE
 from spfreplay.mm.rmap import anon_vma_clone, unlink_anon_vmas
 from spfreplay.mm.steps import (
     ANON_VMA,
@@ -42,6 +43,7 @@ from spfreplay.mm.vma import (
     vma_link,
 )
 from spfreplay.mm.vma_merge import vma_merge
+from spfreplay.mm.zap import note_emptied_tables, reclaim_page_tables
 from spfreplay_reference.contract import (
     MAP_FIXED,
     MREMAP_DONTUNMAP,
@@ -374,6 +376,8 @@ def move_vma(
         return -ENOMEM
     if flags & MREMAP_DONTUNMAP:
         yield from dontunmap_complete(task, mm, vma, new_vma, addr, old_len)
+        if (new_addr - addr) % PMD_SIZE == 0:
+            yield from give_up_moved_tables(task, mm, vma, addr, old_len)
     else:
         yield from unmap_source_vma(task, mm, vma, addr, old_len)
     return new_addr
@@ -458,6 +462,24 @@ def unmap_source_vma(
         if rest is not None:
             yield WRITE, rest, VM_FLAGS
             rest.vm_flags |= VM_ACCOUNT
+
+
+def give_up_moved_tables(
+    task: Task, mm: MmStruct, vma: VmArea, addr: int, length: int
+) -> Steps[None]:
+    """Free the whole PTE tables that the move has emptied: 6.18 moves them themselves.
+
+    4.17 moves PTEs only.  Where the source is unmapped the tables go anyway; here
+    they would keep the next fault from mapping a huge page.
+
+    Models: what 6.18 mm/mremap.c:move_normal_pmd() leaves behind
+    Context: mmap_sem (write).
+    """
+    yield from note_emptied_tables(task, vma, addr, addr + length)
+    emptied = task.emptied
+    if emptied:
+        task.emptied = []
+        yield from reclaim_page_tables(task, mm, emptied)
 
 
 def dontunmap_complete(
