@@ -37,7 +37,9 @@ from spfreplay.mm.tlb import flush_tlb_batched_pending, flush_tlb_range
 from spfreplay.mm.types import (
     PAGE_DIRTY,
     PAGE_PRESENT,
+    PAGE_PROTNONE,
     PAGE_RW,
+    PAGE_SWAP,
     PTE_PFN_SHIFT,
     Kernel,
     MmStruct,
@@ -51,6 +53,7 @@ from spfreplay_reference.contract import VM_SHARED, VM_WRITE
 UPGRADE_NONE = 0
 UPGRADE_EXCLUSIVE = 1  # private: anonymous pages that nobody shares
 UPGRADE_DIRTY = 2  # shared with write notification: written already
+PROT_NUMA = 3  # nobody, and only pages that NUMA balancing wants to hear of change
 
 
 def vma_wants_manual_pte_write_upgrade(vma: VmArea) -> Steps[int]:
@@ -81,8 +84,19 @@ def change_protection(
     Models: mm/mprotect.c:change_protection(), change_pte_range()
     Context: mmap_sem (write), a write section of ``vma``.
     """
-    mm = vma.vm_mm
     upgrade = yield from vma_wants_manual_pte_write_upgrade(vma)
+    return (yield from change_protection_range(task, vma, start, end, newprot, upgrade))
+
+
+def change_protection_range(
+    task: Task, vma: VmArea, start: int, end: int, newprot: int, upgrade: int
+) -> Steps[int]:
+    """Change PTEs, and flush where any was: :func:`change_protection`, or for a NUMA hint.
+
+    Models: mm/mprotect.c:change_protection_range()
+    Context: mmap_sem (read is enough for a hint), a write section of ``vma``.
+    """
+    mm = vma.vm_mm
     first = start
     pages = 0
     while start < end:
@@ -111,6 +125,8 @@ def change_pmd(
     if entry is None:
         return 0
     if entry.__class__ is int:
+        if upgrade == PROT_NUMA:
+            return 0
         if end - start == HPAGE_PMD_SIZE:
             return (yield from change_huge_pmd(task, mm.kernel, pmd, index, newprot, upgrade))
         yield from split_huge_pmd(task, mm, pmd, start)
@@ -148,6 +164,13 @@ def change_pte_range(
         yield READ, table, PTE
         pte = table.pte[i]
         if not pte:
+            continue
+        if pte & PAGE_SWAP:
+            if pte & PAGE_RW:  # a page on its way: the next write has to fault
+                yield WRITE, table, PTE
+                table.pte[i] = pte & ~PAGE_RW
+            continue
+        if upgrade == PROT_NUMA and not wants_numa_hint(kernel, pte):
             continue
         pages += 1
         if i >= batch and pte >> PTE_CLASS_SHIFT == CLASS_CACHE:
@@ -194,6 +217,19 @@ def folio_pte_batch(kernel: Kernel, table: PageTable, slot: int, last: int) -> t
         dirty |= other & PAGE_DIRTY
         at += 1
     return at, dirty
+
+
+def wants_numa_hint(kernel: Kernel, pte: int) -> bool:
+    """Tell whether a PTE that is not none is to fault for NUMA balancing.
+
+    Anonymous pages that are mapped once, and not hinted or inaccessible already.
+
+    Models: mm/mprotect.c:change_pte_range(), "if (prot_numa)"
+    Context: PTL.
+    """
+    if pte & PAGE_PROTNONE or pte >> PTE_CLASS_SHIFT != CLASS_ANON:
+        return False
+    return pfn_to_page(kernel, pte >> PTE_PFN_SHIFT).mapcount == 1
 
 
 def is_exclusive(kernel: Kernel, pte: int) -> bool:

@@ -39,10 +39,13 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.swapfile import copy_nonpresent
 from spfreplay.mm.types import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_RW,
+    PAGE_SWAP,
+    PAGE_SWP_EXCLUSIVE,
     PTE_PFN_SHIFT,
     MmStruct,
     PageTable,
@@ -168,6 +171,12 @@ def copy_pte_range(
             dst_mm.rss_anon += 1
         elif pte_class == CLASS_CACHE:
             add_file_rss(dst_mm, cache_file(kernel, pte >> PTE_PFN_SHIFT), 1)
+        elif pte & PAGE_SWAP:
+            if pte & PAGE_SWP_EXCLUSIVE:
+                pte &= ~PAGE_SWP_EXCLUSIVE
+                yield WRITE, src_table, PTE
+                src_table.pte[i] = pte
+            yield from copy_nonpresent(dst_mm, pte)
         # young is the parent's; a shared page is clean in the child
         child = pte & ~PAGE_ACCESSED if is_cow else pte & ~(PAGE_ACCESSED | PAGE_DIRTY)
         yield WRITE, dst_table, PTE

@@ -54,6 +54,7 @@ from spfreplay.mm.types import (
     FAULT_FLAG_ALLOW_RETRY,
     FAULT_FLAG_INSTRUCTION,
     FAULT_FLAG_KILLABLE,
+    FAULT_FLAG_TRIED,
     FAULT_FLAG_USER,
     FAULT_FLAG_WRITE,
     PAGE_ACCESSED,
@@ -284,8 +285,14 @@ def do_page_fault(task: Task, mm: MmStruct, address: int, error_code: int) -> St
     mm.mmap_sem.read_lock(task)
     fault = yield from do_classic_fault(task, mm, address, error_code, flags)
     if fault & VM_FAULT_RETRY:  # mmap_sem was dropped on our behalf
-        vmf.reason = reason
-        return fault
+        if not vmf.outcome:
+            flags = flags & ~FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_TRIED
+            yield LOCK_READ, mm, MMAP_SEM
+            mm.mmap_sem.read_lock(task)
+            fault = yield from do_classic_fault(task, mm, address, error_code, flags)
+        if fault & VM_FAULT_RETRY:
+            vmf.reason = reason
+            return fault
     yield UNLOCK, mm, MMAP_SEM
     mm.mmap_sem.read_unlock(task)
     vmf.reason = reason

@@ -7,7 +7,6 @@ speculative one has walked already (:mod:`spfreplay.mm.spf`) and joins at
 
 from __future__ import annotations
 
-from spfreplay.errors import ModelError
 from spfreplay.mm.do_fault import do_fault
 from spfreplay.mm.huge_memory import (
     do_huge_pmd_anonymous_page,
@@ -16,8 +15,9 @@ from spfreplay.mm.huge_memory import (
     thp_wanted,
 )
 from spfreplay.mm.memory import do_anonymous_page, do_wp_page
+from spfreplay.mm.numa import do_numa_page
 from spfreplay.mm.pgtable import pmd_alloc
-from spfreplay.mm.pte import PAGE_CHG_MASK, PTE_PRESENT
+from spfreplay.mm.pte import PTE_PRESENT
 from spfreplay.mm.spf_lock import pte_spinlock
 from spfreplay.mm.spf_reasons import SPF_PMD_NONE, SPF_PTE_NONE
 from spfreplay.mm.steps import (
@@ -36,6 +36,7 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.swap import do_swap_page
 from spfreplay.mm.tlb import ptep_clear_flush
 from spfreplay.mm.types import (
     FAULT_FLAG_SPECULATIVE,
@@ -50,7 +51,7 @@ from spfreplay.mm.types import (
     VmArea,
     VmFault,
 )
-from spfreplay_reference.contract import OUT_ACCESS, OUT_NUMA, VM_EXEC, VM_READ, VM_WRITE
+from spfreplay_reference.contract import OUT_ACCESS, VM_EXEC, VM_READ, VM_WRITE
 
 
 def handle_mm_fault(task: Task, vma: VmArea, address: int, flags: int) -> Steps[int]:
@@ -168,41 +169,6 @@ def handle_present_pte(task: Task, vmf: VmFault) -> Steps[int]:
         table.pte[vmf.pte_index] = entry
     elif vmf.flags & FAULT_FLAG_WRITE:  # flush_tlb_fix_spurious_fault()
         yield from ptep_clear_flush(task, vmf.vma, vmf.address)
-    yield UNLOCK, vmf.ptl, PTL
-    vmf.ptl.ptl.unlock(task)
-    return 0
-
-
-def do_swap_page(task: Task, vmf: VmFault) -> Steps[int]:
-    """Bring a page back from swap: has its place here, and no model yet.
-
-    Models: mm/memory.c:do_swap_page()
-    """
-    yield READ, vmf.vma, VM_FLAGS
-    raise ModelError(f"not modelled yet: swap-in at {vmf.address:#x}")
-
-
-def do_numa_page(task: Task, vmf: VmFault) -> Steps[int]:
-    """Give a PTE under PROT_NONE back the rights of its VMA; the page stays where it is.
-
-    A speculative fault comes here without any NUMA balancing: between the
-    merge and the flags of an mprotect that ends PROT_NONE.
-
-    Models: mm/memory.c:do_numa_page(), SPF v11 06/26, 14/26, without migration
-    """
-    locked = yield from pte_spinlock(task, vmf)
-    if not locked:
-        return VM_FAULT_RETRY
-    table = vmf.pte
-    yield READ, table, PTE
-    pte = table.pte[vmf.pte_index]
-    if pte != vmf.orig_pte:
-        yield UNLOCK, vmf.ptl, PTL
-        vmf.ptl.ptl.unlock(task)
-        return 0
-    yield WRITE, table, PTE
-    table.pte[vmf.pte_index] = pte & PAGE_CHG_MASK | vmf.vma_page_prot | PAGE_ACCESSED
-    vmf.outcome = OUT_NUMA
     yield UNLOCK, vmf.ptl, PTL
     vmf.ptl.ptl.unlock(task)
     return 0

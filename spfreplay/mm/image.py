@@ -22,12 +22,14 @@ from spfreplay.mm.pte import (
     ZERO_PTE,
     pte_page_bits,
 )
+from spfreplay.mm.swap_state import is_slot_entry, swp_entry_to_pte, swp_offset
 from spfreplay.mm.types import (
     GENERIC_FILE_VM_OPS,
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_RW,
     PAGE_SPECIAL,
+    PAGE_SWAP,
     PFN_CACHE,
     PFN_INITIAL,
     PFN_NOPAGE,
@@ -40,6 +42,7 @@ from spfreplay.mm.types import (
     MmStruct,
     Page,
     PageTable,
+    SwapSlot,
     VmArea,
 )
 from spfreplay_reference.contract import (
@@ -53,6 +56,7 @@ from spfreplay_reference.contract import (
     KIND_ANON,
     KIND_FILE,
     KIND_MASK,
+    KIND_SWAP,
     KIND_ZERO,
     PG_HUGE,
     PG_SHARED,
@@ -88,6 +92,8 @@ def add_folio(file: File, first: int, pages: int) -> None:
 
 def word_of_pte(kernel: Kernel, pte: int, huge: int) -> int:
     """Return the canonical word of a PTE, 0 for one that pagemap does not show."""
+    if pte & PAGE_SWAP:
+        return nonpresent_word(kernel, pte)
     pte_class = pte >> PTE_CLASS_SHIFT
     if pte_class == CLASS_NOPAGE:
         return 0
@@ -107,6 +113,15 @@ def word_of_pte(kernel: Kernel, pte: int, huge: int) -> int:
         pfn = pte >> PTE_PFN_SHIFT
         content = cache_content(cache_file(kernel, pfn), pfn)
     return bits | content << CONTENT_SHIFT
+
+
+def nonpresent_word(kernel: Kernel, pte: int) -> int:
+    """Return the canonical word of an entry: of a slot, or of a page that is on its way."""
+    if not is_slot_entry(pte):
+        return KIND_ANON | kernel.mem_map[swp_offset(pte)].content << CONTENT_SHIFT
+    slot = kernel.swap_slots[swp_offset(pte)]
+    page = slot.cached
+    return KIND_SWAP | (slot.content if page is None else page.content) << CONTENT_SHIFT
 
 
 def page_word(mm: MmStruct, vpn: int) -> int:
@@ -319,6 +334,18 @@ def upper_of(mm: MmStruct, vpn: int, level: int) -> PageTable:
     return table
 
 
+def initial_swap_entry(mm: MmStruct, content: int) -> int:
+    """Return the entry of a page that was swapped out before, ours alone, and count it."""
+    kernel = mm.kernel
+    slot = SwapSlot(PFN_INITIAL | kernel.initial_frames)
+    kernel.initial_frames += 1
+    slot.swap_count = 1
+    slot.content = content
+    kernel.swap_slots[slot.name] = slot
+    mm.rss_swap += 1
+    return swp_entry_to_pte(slot, True)
+
+
 def initial_pte(mm: MmStruct, vma: VmArea, vpn: int, bits: int) -> int:
     """Return the PTE of an initial page and count it; 0 for a kind that has none."""
     kernel = mm.kernel
@@ -335,6 +362,8 @@ def initial_pte(mm: MmStruct, vma: VmArea, vpn: int, bits: int) -> int:
         kernel.mem_map[page.pfn] = page
         mm.rss_anon += 1
         return page.pfn << PTE_PFN_SHIFT | initial_anon_flags(vma)
+    if kind == KIND_SWAP:
+        return initial_swap_entry(mm, CONTENT_INITIAL | vpn)
     file = vma.vm_file
     if kind != KIND_FILE or file is None:
         return 0

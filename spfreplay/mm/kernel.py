@@ -33,6 +33,7 @@ from spfreplay_reference.contract import (
     OP_GAP,
     OP_MADVISE,
     OP_MBIND,
+    OP_MIGRATE,
     OP_MLOCK,
     OP_MLOCKALL,
     OP_MMAP,
@@ -41,6 +42,8 @@ from spfreplay_reference.contract import (
     OP_MUNLOCK,
     OP_MUNLOCKALL,
     OP_MUNMAP,
+    OP_NUMA_HINT,
+    OP_SWAP_OUT,
     OP_UFFD_REGISTER,
     OP_UFFD_UNREGISTER,
     OP_UNKNOWN_POPULATION,
@@ -72,6 +75,9 @@ CALLS: Final = {
     OP_MBIND: "sys_mbind",
     OP_UFFD_REGISTER: "sys_uffd_register",
     OP_UFFD_UNREGISTER: "sys_uffd_unregister",
+    OP_SWAP_OUT: "sys_swap_out",
+    OP_NUMA_HINT: "sys_numa_hint",
+    OP_MIGRATE: "sys_migrate",
 }
 #: the thread id of what runs behind a grace period
 SOFTIRQ_TID: Final = -1

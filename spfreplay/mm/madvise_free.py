@@ -17,6 +17,8 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.swap_state import is_slot_entry
+from spfreplay.mm.swapfile import zap_nonpresent
 from spfreplay.mm.tlb import flush_tlb_batched_pending, note_flush
 from spfreplay.mm.types import (
     PAGE_ACCESSED,
@@ -61,7 +63,14 @@ def clean_ptes(task: Task, mm: MmStruct, table: PageTable, start: int, end: int)
     for i in range(slot, slot + (end - start >> 12)):
         yield READ, table, PTE
         pte = table.pte[i]
-        if not pte or pte >> PTE_CLASS_SHIFT != CLASS_ANON:
+        if pte >> PTE_CLASS_SHIFT != CLASS_ANON:
+            if is_slot_entry(pte):
+                yield WRITE, table, PTE
+                table.pte[i] = 0
+                table.used -= 1
+                yield from zap_nonpresent(mm, pte)
+            continue
+        if not pte:
             continue
         if pte & (PAGE_ACCESSED | PAGE_DIRTY):
             task.need_flush = True

@@ -32,6 +32,7 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.swap_state import reuse_swap_page
 from spfreplay.mm.tlb import ptep_clear_flush, put_page
 from spfreplay.mm.types import (
     FAULT_FLAG_SPECULATIVE,
@@ -354,7 +355,10 @@ def do_wp_page(task: Task, vmf: VmFault) -> Steps[int]:
         yield from put_page(kernel, page)
     yield READ, page, PAGE_MAPCOUNT  # reuse_swap_page()
     mapcount = page.mapcount
-    if mapcount == 1:
+    alone = mapcount == 1
+    if alone and kernel.swapcache:
+        alone = yield from reuse_swap_page(kernel, page)
+    if alone:
         page.anon_exclusive = True
         yield UNLOCK, page, PAGE_LOCK
         page.unlock()

@@ -15,9 +15,20 @@ from spfreplay.mm.pgtable import (
     pte_alloc,
 )
 from spfreplay.mm.pte import HPAGE_PMD_SIZE, PMD_MASK, PMD_SIZE, PTE_PRESENT
-from spfreplay.mm.steps import ENTRY, LOCK, PMD_LOCK, PTE, PTL, READ, UNLOCK, WRITE, Steps
+from spfreplay.mm.steps import (
+    ANON_VMA_LOCK,
+    ENTRY,
+    LOCK,
+    PMD_LOCK,
+    PTE,
+    PTL,
+    READ,
+    UNLOCK,
+    WRITE,
+    Steps,
+)
 from spfreplay.mm.tlb import flush_tlb_batched_pending, flush_tlb_range
-from spfreplay.mm.types import PAGE_DIRTY, PageTable, Task, VmArea
+from spfreplay.mm.types import PAGE_DIRTY, AnonVma, PageTable, Task, VmArea
 
 
 def move_page_tables(
@@ -29,6 +40,7 @@ def move_page_tables(
     Context: mmap_sem (write), write sections of both VMAs.
     """
     mm = vma.vm_mm
+    rmap_root = need_rmap_lock(vma, new_vma)
     first = old_addr
     end = old_addr + length
     moved_any = False
@@ -61,15 +73,35 @@ def move_page_tables(
                 old_table = pmd.entries[index]
                 yield READ, new_pmd, ENTRY
                 new_table = new_pmd.entries[new_index]
+                if rmap_root is not None:
+                    yield LOCK, rmap_root, ANON_VMA_LOCK
+                    rmap_root.lock.lock(task)
                 moved = yield from move_ptes(
                     task, vma, old_table, old_addr, new_table, new_addr, extent
                 )
+                if rmap_root is not None:
+                    yield UNLOCK, rmap_root, ANON_VMA_LOCK
+                    rmap_root.lock.unlock(task)
                 moved_any = moved_any or moved
         old_addr += extent
         new_addr += extent
     if moved_any:
         yield from flush_tlb_range(task, vma, first, end)
     return length
+
+
+def need_rmap_lock(vma: VmArea, new_vma: VmArea) -> AnonVma | None:
+    """Return the root whose lock keeps rmap walks away from a move, None if none need be.
+
+    A walk that comes to the new place after the old one finds what has moved
+    meanwhile; one that comes the other way round does not.
+
+    Models: mm/mmap.c:copy_vma(), "need_rmap_locks"
+    Context: mmap_sem (write).
+    """
+    if vma.anon_vma is None or new_vma.vm_pgoff > vma.vm_pgoff:
+        return None
+    return vma.anon_vma.root
 
 
 def move_ptes(

@@ -134,6 +134,17 @@ def pfn_to_page(kernel: Kernel, pfn: int) -> Page:
     return materialise(kernel, compound, pfn & 511)
 
 
+def new_page(task: Task, kernel: Kernel) -> Page:
+    """Take a frame wherever there is one; nobody else sees it yet.
+
+    Models: mm/page_alloc.c:alloc_page()
+    """
+    page = Page(task.stamp << 20 | task.allocs, 0)
+    task.allocs += 1
+    kernel.mem_map[page.pfn] = page
+    return page
+
+
 def materialise(kernel: Kernel, compound: Compound, nr: int) -> Page:
     """Give subpage ``nr`` of ``compound`` a page of its own, in the state that was implied."""
     page = Page(compound.pfn + nr, 0)

@@ -27,6 +27,7 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.swap_state import free_swap_cache
 from spfreplay.mm.types import (
     TLB_FLUSH_ALL,
     Compound,
@@ -201,6 +202,9 @@ def free_gathered(
             yield FREE, compound, PAGE_CONTENT
             free_compound(kernel, compound)
         pages = [item for item in gather if item.__class__ is Page]
+    if kernel.swapcache:
+        for page in pages:
+            yield from free_swap_cache(kernel, page)
     for page in pages:
         yield RMW, page, PAGE_MAPCOUNT
         page.refcount = left = page.refcount - 1

@@ -113,6 +113,11 @@ class Page:
             raise ModelError("lock_page of a page that is locked")
         self.locked = True
 
+    def wait_unlocked(self) -> None:
+        """Check that a wait for the lock has ended: whoever schedules did the waiting."""
+        if self.locked:
+            raise ModelError("wait_on_page_locked of a page that is locked")
+
     def unlock(self) -> None:
         if not self.locked:
             raise ModelError("unlock_page of a page that is not locked")

@@ -18,11 +18,14 @@ from spfreplay.mm.pte import (
     vm_get_page_prot,
     wants_writenotify,
 )
+from spfreplay.mm.swap_state import is_slot_entry
 from spfreplay.mm.types import (
     PAGE_EXEC,
     PAGE_PRESENT,
     PAGE_RW,
+    PAGE_SWAP,
     PFN_CACHE,
+    PFN_ZERO,
     PTE_PFN_SHIFT,
     AnonVma,
     File,
@@ -193,7 +196,12 @@ def pte_errors(
         yield f"{address:#x}: PTE {pte:#x} has rights that {vma} has not"
     pfn = pte >> PTE_PFN_SHIFT
     pte_class = pte >> PTE_CLASS_SHIFT
-    if pte_class == CLASS_ANON:
+    if pte & PAGE_SWAP:
+        rss["swap"] += 1
+        mapped[-pfn] += 1  # a slot
+        if not is_slot_entry(pte):
+            yield f"{address:#x}: an entry of a page that nobody moves any more"
+    elif pte_class == CLASS_ANON:
         rss["anon"] += 1
         mapped[pfn] += 1
         if vma.anon_vma is None:
@@ -214,10 +222,14 @@ def pte_errors(
 def frame_errors(kernel: Kernel, mapped: Counter[int]) -> Iterator[str]:
     """Compare every anonymous frame with the mappings that were counted."""
     implied = 0
+    yield from slot_errors(kernel, mapped)
     for pfn, times in mapped.items():
+        if pfn < 0:
+            continue
         page = kernel.mem_map.get(pfn)
         if page is not None:
-            if (page.mapcount, page.refcount) != (times, times):
+            cached = pfn in kernel.swapcache
+            if (page.mapcount, page.refcount) != (times, times + cached):
                 yield (
                     f"frame {pfn:#x}: mapcount {page.mapcount}, refcount {page.refcount}, "
                     f"mapped {times} times"
@@ -230,10 +242,28 @@ def frame_errors(kernel: Kernel, mapped: Counter[int]) -> Iterator[str]:
         elif compound.mapcount != times:
             yield f"huge frame {pfn:#x}: mapcount {compound.mapcount}, mapped {times} times"
     for pfn, page in kernel.mem_map.items():
-        if pfn not in mapped:
+        if pfn not in mapped and pfn not in kernel.swapcache:
             yield f"frame {pfn:#x} is allocated and nowhere mapped"
         if page.locked:
             yield f"frame {pfn:#x} is locked"
+
+
+def slot_errors(kernel: Kernel, mapped: Counter[int]) -> Iterator[str]:
+    """Compare every slot of the swap area with the PTEs that were counted (under -pfn)."""
+    for slot in kernel.swap_slots.values():
+        times = mapped[-(PFN_ZERO | slot.name)]
+        if slot.swap_count != times:
+            yield f"slot {slot.name:#x} counts {slot.swap_count}, has {times} entries"
+        page = slot.cached
+        if page is not None and (
+            kernel.swapcache.get(page.pfn) is not slot
+            or kernel.mem_map.get(page.pfn) is not page
+        ):
+            yield f"slot {slot.name:#x}: its page is not in the swap cache, or free"
+    if len(kernel.swapcache) != sum(
+        slot.cached is not None for slot in kernel.swap_slots.values()
+    ):
+        yield "a page is in the swap cache without a slot"
 
 
 def rmap_errors(kernel: Kernel) -> Iterator[str]:

@@ -34,13 +34,14 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.swapfile import zap_nonpresent
 from spfreplay.mm.tlb import (
     flush_tlb_batched_pending,
     note_flush,
     tlb_finish_mmu,
     tlb_gather_mmu,
 )
-from spfreplay.mm.types import PTE_PFN_SHIFT, MmStruct, PageTable, Task, VmArea
+from spfreplay.mm.types import PAGE_SWAP, PTE_PFN_SHIFT, MmStruct, PageTable, Task, VmArea
 from spfreplay.mm.vma import vm_write_begin, vm_write_end
 from spfreplay_reference.contract import PAGE_SIZE
 
@@ -127,6 +128,8 @@ def zap_pte_range(
             gather.append(page)
         elif pte_class == CLASS_CACHE:
             add_file_rss(mm, cache_file(kernel, pte >> PTE_PFN_SHIFT), -1)
+        elif pte & PAGE_SWAP:
+            yield from zap_nonpresent(mm, pte)
         if not left:
             break
     if left != table.used:

@@ -45,6 +45,7 @@ from spfreplay_reference.contract import (
     OP_FORK,
     OP_MADVISE,
     OP_MBIND,
+    OP_MIGRATE,
     OP_MLOCK,
     OP_MLOCKALL,
     OP_MMAP,
@@ -53,6 +54,8 @@ from spfreplay_reference.contract import (
     OP_MUNLOCK,
     OP_MUNLOCKALL,
     OP_MUNMAP,
+    OP_NUMA_HINT,
+    OP_SWAP_OUT,
     OP_UFFD_REGISTER,
     OP_UFFD_UNREGISTER,
     VM_ACCOUNT,
@@ -110,6 +113,7 @@ class Program:
         self.rng = random.Random(seed)
         self.tasks = {1: 1}  # tid -> mm
         self.next = 2
+        self.stored = [STACK]  # where pages are likely to be
         area = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
         self.actions = [
             ("call", OP_MMAP, 1, 1, HUGE, 1024 * PAGE, 3, area, -1, 0),
@@ -133,10 +137,16 @@ class Program:
         if rng.random() < 0.55:
             at = rng.choice((addr, addr, addr, HUGE, STACK - 9 * PAGE, HEAP + PAGE))
             at += rng.randrange(8) * PAGE
-            return "access", mm, tid, at, rng.choice(ACCESSES)
+            if rng.random() < 0.3:
+                at = rng.choice(self.stored[-20:])
+            code = rng.choice(ACCESSES)
+            if code & X86_PF_WRITE:
+                self.stored.append(at)
+            return "access", mm, tid, at, code
         op = rng.choice(
             [OP_MMAP] * 5 + [OP_MUNMAP] * 2 + [OP_MPROTECT] * 4 + [OP_MREMAP] * 3
-            + [OP_MADVISE] * 5 + [OP_BRK, OP_MLOCK, OP_MUNLOCK, OP_FORK, OP_EXIT]
+            + [OP_MADVISE] * 5 + [OP_SWAP_OUT] * 6 + [OP_MIGRATE] * 2 + [OP_NUMA_HINT] * 2
+            + [OP_BRK, OP_MLOCK, OP_MUNLOCK, OP_FORK, OP_EXIT]
             + [rng.choice((OP_MLOCKALL, OP_MUNLOCKALL, OP_MUNLOCKALL))] + [OP_MBIND] * 2
             + [OP_UFFD_REGISTER, OP_UFFD_UNREGISTER]
         )  # fmt: skip
@@ -161,6 +171,10 @@ class Program:
             if rng.random() < 0.2:
                 flags, new_length = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, length
             return addr, length, rng.choice((length, new_length)), flags, new
+        if op in (OP_SWAP_OUT, OP_MIGRATE):
+            return (rng.choice(self.stored[-20:]),)
+        if op == OP_NUMA_HINT:
+            return rng.choice(self.stored[-20:]) - 2 * PAGE, 6 * PAGE
         if op == OP_MADVISE:
             return addr, length, rng.choice(ADVICE)
         if op == OP_BRK:

@@ -122,6 +122,8 @@ class Lane:
             return obj.irqs_off
         if kind == RCU_SYNC:
             return any(lane.task.irqs_off or lane.held for lane in others)
+        if kind == LOCK_READ and field == PAGE_LOCK:  # a wait until nobody holds it
+            return obj.locked
         if kind == LOCK_READ:
             lock = obj.mmap_sem if field == MMAP_SEM else obj.mm_rb_lock
             return lock.writer is not None
