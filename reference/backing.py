@@ -61,8 +61,9 @@ class Backing:
         """Read or create the page: from now on it is in the cache."""
         if self.owned:
             self.present.add(index)
-        else:
-            self.absent.discard(index)
+        elif self.absent:
+            first, count = self.folios.get(index, (index, 1))
+            self.absent.difference_update(range(first, first + count))
 
     def content(self, index: int) -> int:
         stored = self.contents.get(index)

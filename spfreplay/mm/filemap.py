@@ -260,8 +260,15 @@ def filemap_fault(vmf: VmFault, file: File) -> Steps[int]:
         if index not in file.cache:
             file.cache[index] = Page(cache_pfn(file, index), 0)
     else:
-        file.absent.discard(index)
+        add_to_page_cache(file, index)
     return 0
+
+
+def add_to_page_cache(file: File, index: int) -> None:
+    """Have page ``index`` in the cache, with its folio: that comes and goes as one."""
+    if file.absent:
+        first, pages = file.folios.get(index, (index, 1))
+        file.absent.difference_update(range(first, first + pages))
 
 
 def finish_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:

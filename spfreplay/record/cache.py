@@ -7,11 +7,12 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 
-from spfreplay.record.cachelog import Change
+from spfreplay.record.cachelog import Change, Skip
 from spfreplay.record.calls import SHM_DEVICE
 from spfreplay.record.convert import Converter
 from spfreplay.record.faults import Touched
 from spfreplay.record.files import CachePicture, FileEntry, Key, Runs, born, find_folios
+from spfreplay.record.marks import Window, mappable
 from spfreplay.record.memoryfiles import MOST_PAGES, pages_written
 from spfreplay.record.pin import PinnedFiles, look_at
 from spfreplay.record.procfs import Snapshot
@@ -33,16 +34,21 @@ def fill_cache_facts(converter: Converter, pins: PinnedFiles) -> None:
         changes = converter.cache.changes.get(entry.key, [])
         entry.pages = max((change.page + change.pages for change in changes), default=0)
     write_sizes(converter)
-    touched = _touched(converter)
+    touched, windows = _touched(converter), _full_windows(converter)
     for entry in files:
         changes = converter.cache.changes.get(entry.key, [])
         pinned = pins.pictures.get(entry.key)
         if pinned is not None:
-            entry.folios, entry.absent = pinned.folios, pinned.absent
+            entry.folios, entry.absent = pinned.folios, pinned.absent + pinned.marked
             if entry.pages > pinned.pages:  # it grew
                 entry.absent += ((pinned.pages, entry.pages - pinned.pages),)
         elif entry.kind == c.FILE_REG:
-            _from_probe(entry, changes)
+            changes = _from_probe(
+                entry,
+                changes,
+                converter.cache.skips.get(entry.key, []),
+                windows.get(entry.key, []),
+            )
         else:
             changes = _of_memory(converter, entry, touched.get(entry.key, []), began)
         if not entry.folios and pinned is None:
@@ -55,14 +61,21 @@ def fill_cache_facts(converter: Converter, pins: PinnedFiles) -> None:
             )  # fmt: skip
 
 
-def _from_probe(entry: FileEntry, changes: list[Change]) -> None:
-    """Roll the present state of the cache back to the start of the recording."""
+def _from_probe(
+    entry: FileEntry, changes: list[Change], skips: list[Skip], windows: list[Window]
+) -> list[Change]:
+    """Roll the present state of the cache back to the start of the recording.
+
+    :return: how it changed since.
+    """
     picture: CachePicture | None = look_at(entry.key, entry.path)
     folios: dict[int, int] = {}
     absent: set[int] = set()
     if picture is not None:
         folios = dict(picture.folios)
-        absent = _pages(picture.absent) | set(range(picture.pages, entry.pages))
+        absent = _pages(picture.absent + picture.marked)
+        absent.update(range(picture.pages, entry.pages))
+        changes = mappable(changes, skips, windows, picture)
     for _, _, _, index, pages, added in reversed(changes):
         span = range(index, index + pages)
         if added:
@@ -72,6 +85,18 @@ def _from_probe(entry: FileEntry, changes: list[Change]) -> None:
             absent.difference_update(span)
     entry.folios = tuple(sorted(folios.items()))
     entry.absent = runs_of(absent)
+    return changes
+
+
+def _full_windows(converter: Converter) -> dict[Key, list[Window]]:
+    """Return by file the fault-arounds that left nothing out."""
+    found: dict[Key, list[Window]] = {}
+    columns = converter.rows.columns
+    for row, key in converter.faults.around.items():
+        first, last = columns.a4[row], columns.a5[row]
+        if columns.d_file[row] > last - first:
+            found.setdefault(key, []).append(Window(columns.t[row], first, last))
+    return found
 
 
 def _touched(converter: Converter) -> dict[Key, list[Touched]]:

@@ -23,6 +23,15 @@ class Change(NamedTuple):
     added: bool
 
 
+class Skip(NamedTuple):
+    """A read fault whose own page fault-around had not brought."""
+
+    t: int
+    cpu: int
+    tid: int
+    page: int
+
+
 class Cut(NamedTuple):
     """A file got a size (bytes): which one is told by its key, or by its token."""
 
@@ -39,6 +48,7 @@ class CacheLog:
 
     def __init__(self) -> None:
         self.changes: dict[Key, list[Change]] = {}
+        self.skips: dict[Key, list[Skip]] = {}
         self.cuts: list[Cut] = []
 
     def change(

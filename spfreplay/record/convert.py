@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from spfreplay.record import catalog as k
-from spfreplay.record.cachelog import CacheLog, resizes
+from spfreplay.record.cachelog import CacheLog, Skip, resizes
 from spfreplay.record.calls import CallWriter
 from spfreplay.record.checkpoint import make_checkpoint, make_image
 from spfreplay.record.faults import FaultWriter
@@ -142,17 +142,20 @@ class Converter:
         if mapping is not None:
             mapping.learn(key)
 
-    def _file_fault(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
+    def _file_fault(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
         """Fault-around did not bring the page itself: more is to come."""
-        tid, ino, dev = values
+        tid, ino, dev, index = values
         task = self._tasks.get(tid)
         if task is None or not task.fault or task.mm is None:
             return
         task.fault_waits = True
         task.fault_last = ts
+        key = (dev >> 20, dev & 0xFFFFF, ino)
+        if not task.fault_err & c.X86_PF_WRITE:
+            self.cache.skips.setdefault(key, []).append(Skip(ts, cpu, tid, index))
         mapping = task.mm.maps.find(task.fault_addr)
         if mapping is not None:
-            mapping.learn((dev >> 20, dev & 0xFFFFF, ino))
+            mapping.learn(key)
 
     # -- locks and counters --------------------------------------------------
 

@@ -240,7 +240,7 @@ class CachePicture:
 
     absent: Runs
     folios: Runs
-    readahead: bool  # a page carries the readahead mark: fault-around skips it
+    marked: Runs  # folios that carry the readahead mark: fault-around skips them
     pages: int
     frames: array[int] = field(default_factory=lambda: array("Q"))
 
@@ -312,8 +312,8 @@ class CacheMapping:
         frames = self._frames()
         with open("/proc/kpageflags", "rb", buffering=0) as file:
             flags = read_frame_words(file.fileno(), frames)
-        folios, mark = find_folios(frames, flags)
-        return CachePicture(tuple(absent), folios, mark, self.pages)
+        folios, marked = find_folios(frames, flags)
+        return CachePicture(tuple(absent), folios, marked, self.pages)
 
     def _frames(self) -> list[int]:
         with open("/proc/self/pagemap", "rb", buffering=0) as file:
@@ -322,13 +322,13 @@ class CacheMapping:
         return [word & PM_PFN if word & PM_PRESENT else 0 for word in words]
 
 
-def find_folios(frames: list[int], flags: array[int]) -> tuple[Runs, bool]:
-    """Return the large folios among consecutive file pages, and whether one is marked.
+def find_folios(frames: list[int], flags: array[int]) -> tuple[Runs, Runs]:
+    """Return the large folios among consecutive file pages, and those with a mark.
 
     A large folio is a HEAD followed by TAILs in consecutive frames.
     """
     folios: list[tuple[int, int]] = []
-    mark = False
+    marked: list[tuple[int, int]] = []
     index, total = 0, len(frames)
     while index < total:
         stop = index + 1
@@ -341,6 +341,6 @@ def find_folios(frames: list[int], flags: array[int]) -> tuple[Runs, bool]:
                 stop += 1
             folios.append((index, stop - index))
         if frames[index] and flags[index] & KPF_RECLAIM:
-            mark = True
+            marked.append((index, stop - index))
         index = stop
-    return tuple(folios), mark
+    return tuple(folios), tuple(marked)

@@ -52,7 +52,7 @@ class PinnedFiles:
                 # A second read consumes the readahead marks of the first.
                 _read_all(fd, size)
                 picture = held.picture()
-                if not picture.readahead and not picture.absent:
+                if not picture.marked and not picture.absent:
                     break
             self.pictures[key] = picture
         finally:

@@ -215,7 +215,7 @@ def test_a_fault_that_waits_for_its_file_page_maps_more_later():
     story = Story()
     story.tell(100, k.RAW_FAULT_USER, ROOT, 0x8000, 0x400, READ)
     story.tell(103, k.RAW_RSS, ROOT, 1, 1, c.MM_FILEPAGES, 4 * 4096)
-    story.tell(104, k.RAW_FILE_FAULT, ROOT, 7, 8 << 20 | 1)
+    story.tell(104, k.RAW_FILE_FAULT, ROOT, 7, 8 << 20 | 1, 4)
     story.tell(10**8, k.RAW_LOCK_ACQUIRED, ROOT, MM, 0, 1)
     story.tell(10**8 + 5, k.RAW_RSS, ROOT, 1, 1, c.MM_FILEPAGES, 5 * 4096)
     (fault,) = story.without_exec()

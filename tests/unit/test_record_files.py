@@ -1,11 +1,12 @@
-"""What is inferred of files: the sizes they had, the pages that write() made."""
+"""What is inferred of files: sizes, pages that write() made, readahead marks."""
 
 import pytest
 
-from spfreplay.record.cachelog import Change, Cut
+from spfreplay.record.cachelog import Change, Cut, Skip
 from spfreplay.record.convert import Converter
 from spfreplay.record.faults import FOUND, MADE, UNCERTAIN, Beyond, Touched
-from spfreplay.record.files import FileEntry, FileTable
+from spfreplay.record.files import CachePicture, FileEntry, FileTable
+from spfreplay.record.marks import Window, mappable
 from spfreplay.record.memoryfiles import pages_written
 from spfreplay.record.session import Run
 from spfreplay.record.sizes import write_sizes
@@ -99,3 +100,46 @@ def sizes(cuts=(), seen=(), beyond=(), full=0x10000):
 )
 def test_sizes_follow_from_calls_and_from_accesses(signs, written):
     assert sizes(**signs) == written
+
+
+def picture(absent=(), folios=(), marked=(), pages=32):
+    return CachePicture(absent, folios, marked, pages)
+
+
+def came(t, page, pages=1):
+    return Change(t, 0, 1, page, pages, True)
+
+
+def skip(t, page):
+    return Skip(t, 0, 1, page)
+
+
+@pytest.mark.parametrize(
+    ("changes", "skips", "windows", "end", "mappable_then"),
+    [
+        # Read in by the very fault: no mark.
+        ([came(9, 3)], [skip(8, 3)], [], picture(), [came(9, 3)]),
+        # There since 5, and not mapped around until its own fault at 8.
+        ([came(5, 3)], [skip(8, 3)], [], picture(), [came(8, 3)]),
+        # There all the time: for fault-around only from 8.
+        ([], [skip(8, 3)], [], picture(), [came(8, 3)]),
+        ([], [skip(8, 3)], [], picture(folios=((2, 2),)), [came(8, 2, 2)]),
+        # Not there at all, as the end tells, and whoever read it in was not seen.
+        ([], [skip(8, 3)], [], picture(absent=((3, 1),)), []),
+        # The second fault finds it without a mark, but locked for a moment.
+        ([came(5, 3)], [skip(8, 3), skip(12, 3)], [], picture(), [came(8, 3)]),
+        # A window mapped all its pages before: no mark either.
+        ([came(5, 3)], [skip(8, 3)], [Window(6, 0, 15)], picture(), [came(5, 3)]),
+        ([came(5, 3)], [skip(8, 3)], [Window(4, 0, 15)], picture(), [came(8, 3)]),
+        # It left and came again, with a mark.
+        ([*left(6, 3), came(7, 3)], [skip(8, 3)], [], picture(), [*left(6, 3), came(8, 3)]),
+        ([*left(9, 3)], [skip(8, 3)], [], picture(absent=((3, 1),)), [came(8, 3), *left(9, 3)]),
+        # Still marked at the end: it never was to be mapped.
+        ([came(5, 2, 2), came(5, 4)], [], [], picture(marked=((2, 2),)), [came(5, 4)]),
+        (left(5, 3), [], [], picture(marked=((3, 1),)), left(5, 3)),
+    ],
+)
+def test_a_page_with_the_readahead_mark_comes_when_it_loses_it(
+    changes, skips, windows, end, mappable_then
+):
+    assert mappable(changes, skips, windows, end) == mappable_then

@@ -114,13 +114,13 @@ def test_a_large_folio_is_a_head_and_the_tails_in_the_frames_after_it():
     frames = [100, 101, 102, 0, 200, 201, 300, 301]
     head, tail = KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL
     flags = array("Q", [head, tail, tail, 0, head, tail, 0, KPF_RECLAIM])
-    assert find_folios(frames, flags) == (((0, 3), (4, 2)), True)
+    assert find_folios(frames, flags) == (((0, 3), (4, 2)), ((7, 1),))
 
 
 def test_tails_in_other_frames_belong_to_another_folio():
     head, tail = KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL
-    folios, mark = find_folios([100, 101, 500], array("Q", [head, tail, tail]))
-    assert (folios, mark) == (((0, 2),), False)
+    folios, marked = find_folios([100, 101, 500], array("Q", [head, tail, tail]))
+    assert (folios, marked) == (((0, 2),), ())
 
 
 def test_runs_join_neighbours_only():
