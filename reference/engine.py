@@ -69,6 +69,7 @@ from spfreplay_reference.contract import (
 from spfreplay_reference.faults import access, file_page_bits
 from spfreplay_reference.memory import Frame, Mm, file_counter, right_bits
 from spfreplay_reference.space import Area
+from spfreplay_reference.window_image import Names, place_areas, put_pages, window_image
 
 U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -87,6 +88,7 @@ class LockedKernel:
         self._profile = profile
         self._files = {facts.id: Backing(facts) for facts in files}
         self._mms: dict[int, Mm] = {}
+        self._names = Names()
 
     # -- what happens --------------------------------------------------------
 
@@ -96,6 +98,12 @@ class LockedKernel:
             self._leave(mm_old)
         mm = Mm(self._mms, self._profile.max_map_count)
         mm.start_brk, mm.brk = image.start_brk, image.brk
+        mm.def_flags = image.def_flags
+        if image.pgoffs:
+            place_areas(mm, image, [self._area(region) for region in image.regions])
+            put_pages(mm, image, self._names)
+            self._mms[mm_new] = mm
+            return 0
         for region in image.regions:
             area = self._area(region)
             mm.space.replace(region.start, region.end, [area])
@@ -202,6 +210,14 @@ class LockedKernel:
 
     def image(self, mm: int) -> Image:
         return self._mm(mm).image()
+
+    def window_image(self, mm: int, ranges: Sequence[tuple[int, int]]) -> InitialImage:
+        """Return what :meth:`exec` can start a window from.
+
+        :param ranges: in vpns, half-open: what the window touches.
+        """
+        self._mm(mm)
+        return window_image(self._mms, mm, ranges)
 
     def rss(self, mm: int) -> tuple[int, int, int, int]:
         file, anon, swap, shmem = self._mm(mm).rss
