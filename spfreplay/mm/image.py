@@ -8,7 +8,8 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from itertools import compress
+from typing import Any, Final
 
 from spfreplay.mm.filemap import cache_content, cache_file
 from spfreplay.mm.mmap import UNKNOWN_FILE
@@ -66,6 +67,8 @@ from spfreplay_reference.contract import (
     InitialImage,
     Region,
 )
+
+SLOTS: Final = range(512)
 
 
 def file_from_facts(facts: FileFacts) -> File:
@@ -153,7 +156,8 @@ def huge_subpage(word: int, slot: int) -> int:
 
 def present(table: PageTable) -> list[tuple[int, Any]]:
     """Return the entries of an upper table that are not none, with their indexes."""
-    return [(index, entry) for index, entry in enumerate(table.entries) if entry is not None]
+    entries = table.entries
+    return list(zip(compress(SLOTS, entries), filter(None, entries), strict=True))
 
 
 def mm_pages(mm: MmStruct) -> tuple[array[int], array[int]]:
@@ -168,7 +172,7 @@ def mm_pages(mm: MmStruct) -> tuple[array[int], array[int]]:
                 huge = PG_HUGE if isinstance(entry, int) else 0
                 if not huge and not entry.used:
                     continue
-                for slot in range(512):
+                for slot in SLOTS if huge else compress(SLOTS, entry.pte):
                     pte = huge_subpage(entry, slot) if huge else entry.pte[slot]
                     word = word_of_pte(kernel, pte, huge) if pte else 0
                     if word:

@@ -51,16 +51,16 @@ class Snapshot:
         self._keep.append(each)
         if kind is list:
             self._refills.append((_list_refill(each), each[:]))
-            waiting += each
+            waiting.extend(each)
         elif kind is array:
             self._refills.append((_array_refill(each), each[:]))
         elif kind is dict:
             self._refills.append((_dict_refill(each), dict(each)))
-            waiting += each.keys()
-            waiting += each.values()
+            waiting.extend(each.keys())
+            waiting.extend(each.values())
         elif kind is set or hasattr(each, "bisect_left"):  # or one of sortedcontainers
             self._refills.append((_set_refill(each), tuple(each)))
-            waiting += each
+            waiting.extend(each)
         elif kind.__module__.startswith(_PACKAGE):
             self._take_object(each, kind, waiting)
 
@@ -68,7 +68,7 @@ class Snapshot:
         slots = [name for base in kind.__mro__ for name in base.__dict__.get("__slots__", ())]
         fields = tuple((name, getattr(each, name)) for name in slots if hasattr(each, name))
         self._fields.append((each, fields))
-        waiting += [value for _, value in fields]
+        waiting.extend(value for _, value in fields)
 
 
 def _list_refill(each: list[Any]) -> Callable[[Any], None]:

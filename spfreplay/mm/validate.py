@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import compress
 from typing import Any
 
+from spfreplay.mm.image import SLOTS, present
 from spfreplay.mm.pte import (
     CLASS_ANON,
     CLASS_CACHE,
@@ -31,7 +33,6 @@ from spfreplay.mm.types import (
     File,
     Kernel,
     MmStruct,
-    PageTable,
     VmArea,
 )
 from spfreplay_reference.contract import (
@@ -130,9 +131,8 @@ def page_errors(mm: MmStruct, mapped: Counter[int]) -> Iterator[str]:
         vma = mm.mm_rb.find(base)
         if vma is None or vma.vm_start >= span_end:
             yield f"the table of {base:#x} lies outside every VMA"
-        for slot in range(512) if table.used else ():
-            if table.pte[slot]:
-                yield from pte_errors(mm, base + (slot << 12), table.pte[slot], rss, mapped)
+        for slot in compress(SLOTS, table.pte):
+            yield from pte_errors(mm, base + (slot << 12), table.pte[slot], rss, mapped)
     for name, held in (
         ("file", mm.rss_file),
         ("anon", mm.rss_anon),
@@ -168,15 +168,8 @@ def leaves(mm: MmStruct) -> Iterator[tuple[int, Any]]:
                     yield base, entry
                     continue
                 step = 1 << PTE_PFN_SHIFT if entry >> PTE_CLASS_SHIFT == CLASS_ANON else 0
-                for slot in range(512):
+                for slot in SLOTS:
                     yield base + (slot << 12), entry + step * slot
-
-
-def present(table: PageTable) -> Iterator[tuple[int, Any]]:
-    """Return the entries of an upper-level table that are not none."""
-    for index, entry in enumerate(table.entries):
-        if entry is not None:
-            yield index, entry
 
 
 def pte_errors(
