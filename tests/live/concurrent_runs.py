@@ -5,11 +5,11 @@ and change it at the same time.  What the kernel makes of it (every result, the
 lines of maps, kind and content of every page) must be among what the locked
 reference allows for the times that were recorded.
 
-    python tests/live/concurrent.py --programs 20000 --seed 1
+    python tests/live/concurrent_runs.py --programs 20000 --seed 1
+    python tests/live/concurrent_runs.py --programs 2000 --runs 10
 """
 
 import argparse
-import random
 import subprocess
 import sys
 import tempfile
@@ -20,23 +20,26 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import NamedTuple
 
+from concurrent_programs import (
+    LOAD,
+    MPROTECT,
+    NAMES,
+    PAGES,
+    STORE,
+    Op,
+    Program,
+    make,
+)  # fmt: skip
+
 from spfreplay.oracle.kernel import this_kernel
 from spfreplay_reference import contract as c
 from spfreplay_reference import legal
 from spfreplay_reference.engine import LockedKernel
 
 SOURCE = Path(__file__).parents[1] / "programs" / "concurrent.c"
-PAGE = c.PAGE_SIZE
-PAGES = 48
-#: One range inside a page table, one across the border of two.
-BASES = (0x2000_0000_0000 + 64 * PAGE, 0x2000_0040_0000 - 24 * PAGE)
-STORE, LOAD, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP = range(7)
-NAMES = ("store", "load", "mmap", "munmap", "mprotect", "madvise", "mremap")
 CODES = (
     c.OP_ACCESS, c.OP_ACCESS, c.OP_MMAP, c.OP_MUNMAP, c.OP_MPROTECT, c.OP_MADVISE, c.OP_MREMAP,
 )  # fmt: skip
-RW = c.PROT_READ | c.PROT_WRITE
-FIXED = c.MAP_FIXED | c.MAP_ANONYMOUS
 MM = 1
 #: -(signal << 8 | si_code) of the C program -> what the reference says
 SIGNALS = {
@@ -49,34 +52,6 @@ SIGNALS = {
 PROFILE = this_kernel()
 
 
-class Op(NamedTuple):
-    kind: int
-    args: tuple[int, ...]
-    delay: int = 0  # rounds of an empty loop before it
-
-    def text(self, base: int) -> str:
-        """Print it with addresses relative to the private range."""
-        return (
-            f"{NAMES[self.kind]}("
-            + ", ".join(
-                f"+{a - base:#x}" if base <= a <= base + PAGES * PAGE else f"{a:#x}"
-                for a in self.args
-            )
-            + ")"
-        )
-
-
-class Program(NamedTuple):
-    base: int
-    setup: tuple[Op, ...]
-    threads: tuple[tuple[Op, ...], ...]
-
-    def operations(self) -> list[tuple[int, Op]]:
-        """Return (thread, op); the setup is thread -1."""
-        ops = [(-1, op) for op in self.setup]
-        return ops + [(i, op) for i, thread in enumerate(self.threads) for op in thread]
-
-
 class Seen(NamedTuple):
     """What the kernel made of a program; times and results as in ``operations()``."""
 
@@ -84,109 +59,6 @@ class Seen(NamedTuple):
     results: tuple[int, ...]
     lines: tuple[tuple[int, int, int, int], ...]  # start, end, rights, offset
     pages: tuple[tuple[int, int, int], ...]  # vpn, kind, content
-
-
-# -- programs ---------------------------------------------------------------
-
-
-class Maker:
-    """Make one random program: few pages, so that threads meet."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.base = self.random.choice(BASES)
-        self.low = self.random.randrange(0, PAGES - 16)
-        if self.base == BASES[1] and self.random.random() < 0.7:
-            self.low = 24 - self.random.randrange(1, 8)
-        self.width = self.random.choice((1, 2, 4, 8, 12))
-        self.stores = 0
-
-    def program(self) -> Program:
-        setup = [self._map() for _ in range(self.random.choice((1, 1, 1, 2, 3)))]
-        setup += [self._touch() for _ in range(self.random.randrange(0, 5))]
-        count = self.random.choice((2, 2, 3))
-        most = 4 if count == 2 else 3
-        threads = [
-            tuple(self._op() for _ in range(self.random.randrange(1, most + 1)))
-            for _ in range(count)
-        ]
-        return _numbered(Program(self.base, tuple(setup), tuple(threads)))
-
-    def _page(self) -> int:
-        return self.base + (self.low + self.random.randrange(self.width)) * PAGE
-
-    def _range(self) -> tuple[int, int]:
-        """Return a range that touches the hot pages."""
-        start = self._page()
-        length = self.random.choice((1, 1, 2, 3, 5, 8, 12))
-        if self.random.random() < 0.3:
-            start -= self.random.randrange(0, 4) * PAGE
-        start = max(start, self.base)
-        return start, min(length * PAGE, self.base + PAGES * PAGE - start)
-
-    def _map(self) -> Op:
-        start = max(self.base, self.base + (self.low - self.random.randrange(0, 4)) * PAGE)
-        length = min(
-            self.width + self.random.randrange(0, 8), PAGES - (start - self.base) // PAGE
-        )
-        prot = self.random.choice((RW, RW, RW, c.PROT_READ, c.PROT_NONE))
-        shared = self.random.random() < 0.25
-        flags = FIXED | (c.MAP_SHARED if shared else c.MAP_PRIVATE)
-        return Op(MMAP, (start, max(1, length) * PAGE, prot, flags, -1, 0))
-
-    def _touch(self) -> Op:
-        kind = self.random.choice((STORE, STORE, LOAD))
-        return Op(kind, (self._page(), 0), self._delay())
-
-    def _delay(self) -> int:
-        return self.random.choice(
-            (0, 0, self.random.randrange(200), self.random.randrange(1500))
-        )
-
-    def _op(self) -> Op:
-        draw = self.random.random()
-        if draw < 0.5:
-            return self._touch()
-        start, length = self._range()
-        delay = self._delay()
-        if draw < 0.62:
-            advice = self.random.choice((c.MADV_DONTNEED, c.MADV_DONTNEED, c.MADV_FREE))
-            return Op(MADVISE, (start, length, advice), delay)
-        if draw < 0.76:
-            prot = self.random.choice((c.PROT_NONE, c.PROT_READ, RW, RW))
-            return Op(MPROTECT, (start, length, prot), delay)
-        if draw < 0.84:
-            return Op(MUNMAP, (start, length), delay)
-        if draw < 0.93:
-            return self._map()._replace(delay=delay)
-        return self._mremap(start, length, delay)
-
-    def _mremap(self, start: int, length: int, delay: int) -> Op:
-        end = self.base + PAGES * PAGE
-        if self.random.random() < 0.3:
-            new = min(end - start, max(PAGE, length + self.random.randrange(-3, 4) * PAGE))
-            return Op(MREMAP, (start, length, new, 0, 0), delay)
-        target = self.random.choice((self._page(), self._range()[0], self.base))
-        new = self.random.choice((length, length, max(PAGE, length - PAGE), length + PAGE))
-        new = min(new, end - target)
-        flags = c.MREMAP_MAYMOVE | c.MREMAP_FIXED
-        return Op(MREMAP, (start, length, new, flags, target), delay)
-
-
-def _numbered(program: Program) -> Program:
-    """Let each store write the number of its operation, plus 1."""
-    numbers = iter(range(1 << 30))
-
-    def number(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-        return tuple(
-            op._replace(args=(op.args[0], n + 1)) if op.kind == STORE else op
-            for op, n in zip(ops, numbers, strict=False)
-        )
-
-    # zip takes one number more than ops if the ops come second: here they come first,
-    # so each call ends without taking a number.
-    setup = number(program.setup)
-    return Program(program.base, setup, tuple(map(number, program.threads)))
 
 
 # -- the kernel's side ------------------------------------------------------
@@ -270,9 +142,11 @@ def operation(number: int, thread: int, op: Op, times: tuple[int, int]) -> legal
     return legal.Operation(thread, *times, CODES[op.kind], MM, args, number)
 
 
-def window(program: Program, seen: Seen) -> tuple[LockedKernel, list[legal.Operation]]:
+def window(
+    program: Program, seen: Seen, profile: c.KernelProfile
+) -> tuple[LockedKernel, list[legal.Operation]]:
     """Return the state after the setup, and the operations of the threads."""
-    kernel = LockedKernel(PROFILE, ())
+    kernel = LockedKernel(profile, ())
     kernel.exec(0, c.MM_NONE, 1, MM, c.InitialImage((), (), 0, 0))
     ops = [
         operation(number, thread, op, seen.times[number])
@@ -296,9 +170,15 @@ def _do(kernel: LockedKernel, each: legal.Operation) -> None:
         kernel.call(each.stamp, each.op, MM, each.thread, *args, each.ret)
 
 
-def judge(program: Program, seen: Seen, budget: int = legal.BUDGET) -> Judged:
+def judge(
+    program: Program,
+    seen: Seen,
+    *,
+    profile: c.KernelProfile = PROFILE,
+    budget: int = legal.BUDGET,
+) -> Judged:
     """Compare what the kernel made of a program with what it may make of it."""
-    kernel, ops = window(program, seen)
+    kernel, ops = window(program, seen, profile)
     actual = seen.results[len(program.setup) :], (seen.lines, seen.pages)
     strict = legal.legal_set(kernel, ops, budget=budget)
     ways = {visible(outcome) for outcome in strict.outcomes}
@@ -352,39 +232,56 @@ def story(program: Program, seen: Seen) -> str:
 
 # -- many programs ----------------------------------------------------------
 
+#: Runs of one process of the C program.
 BATCH = 500
-
-
-def make(seed: int, numbers: range) -> list[Program]:
-    return [Maker(seed * 10_000_019 + n).program() for n in numbers]
 
 
 def _judge_one(pair: tuple[Program, Seen]) -> Judged:
     return judge(*pair)
 
 
-def campaign(programs: int, seed: int, jobs: int, report) -> tuple[Counter, list[str]]:
-    """Run and judge programs.  :return: the table's numbers, the stories of those outside."""
+def campaign(
+    programs: int, seed: int, *, runs: int = 1, jobs: int = 1, report=lambda table: None
+) -> tuple[Counter, list[str]]:
+    """Run programs, each ``runs`` times, and judge every run.
+
+    :return: the table's numbers, the stories of the runs that are outside.
+    """
     table: Counter = Counter()
     outside: list[str] = []
     with tempfile.TemporaryDirectory() as directory, Pool(jobs) as pool:
         binary = build(directory)
-        for first in range(0, programs, BATCH):
-            numbers = range(first, min(programs, first + BATCH))
-            batch = make(seed, numbers)
+        for first in range(0, programs, BATCH // runs):
+            numbers = range(first, min(programs, first + BATCH // runs))
+            batch = [program for program in make(seed, numbers) for _ in range(runs)]
             pairs = list(zip(batch, run(binary, batch), strict=True))
-            for number, pair, got in zip(
-                numbers, pairs, pool.imap(_judge_one, pairs, 16), strict=True
-            ):
+            judged = list(pool.imap(_judge_one, pairs, 16))
+            for place, (pair, got) in enumerate(zip(pairs, judged, strict=True)):
                 count(table, pair[0], got)
                 if got.inside is False:
+                    number = numbers[place // runs]
                     outside.append(f"seed {seed} program {number}: {got}\n{story(*pair)}")
+            if runs > 1:
+                count_images(table, runs, [seen for _, seen in pairs], judged)
             report(table)
     return table, outside
 
 
+def count_images(table: Counter, runs: int, seen: list[Seen], judged: list[Judged]) -> None:
+    """Count per program the images that its runs really left."""
+    for first in range(0, len(seen), runs):
+        several = slice(first, first + runs)
+        images = len({(each.lines, each.pages) for each in seen[several]})
+        most = max(each.images for each in judged[several])
+        table["programs, each run several times"] += 1
+        table["programs with more than one legal image"] += most > 1
+        table["programs that left more than one image"] += images > 1
+        table["distinct images that were left"] += images
+        table["legal images in the widest run of each"] += most
+
+
 def count(table: Counter, program: Program, got: Judged) -> None:
-    table["programs"] += 1
+    table["runs"] += 1
     table[f"of {len(program.threads)} threads"] += 1
     table["operations"] += sum(map(len, program.threads))
     table["with overlap"] += got.overlaps
@@ -401,24 +298,30 @@ def count(table: Counter, program: Program, got: Judged) -> None:
         table.update(f"op {NAMES[op.kind]}" for op in thread)
 
 
+def summary(table: Counter) -> str:
+    return "\n".join(f"{number:10} {name}" for name, number in table.items())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--programs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=1, help="of each program")
     parser.add_argument("-j", type=int, default=2)
     options = parser.parse_args()
     begin = time.monotonic()
 
     def report(table: Counter) -> None:
-        rate = table["programs"] / (time.monotonic() - begin)
+        rate = table["runs"] / (time.monotonic() - begin)
         bad = table["outside the legal set"]
-        print(f"{table['programs']} programs, {rate:.0f}/s, {bad} outside", file=sys.stderr)
+        print(f"{table['runs']} runs, {rate:.0f}/s, {bad} outside", file=sys.stderr)
 
-    table, outside = campaign(options.programs, options.seed, options.j, report)
+    table, outside = campaign(
+        options.programs, options.seed, runs=options.runs, jobs=options.j, report=report
+    )
     for text in outside:
         print(text)
-    for name, number in table.items():
-        print(f"{number:10} {name}")
+    print(summary(table))
     return bool(outside)
 
 

@@ -5,7 +5,7 @@
  * returned, and the state of the private range after all threads have stopped.
  *
  * Build: gcc -O2 -pthread concurrent.c -o concurrent
- * Input (stdin) and output (stdout) are streams of native u64; see concurrent.py.
+ * Input (stdin) and output (stdout) are streams of native u64; see tests/live/concurrent_runs.py.
  */
 #define _GNU_SOURCE
 #include <errno.h>

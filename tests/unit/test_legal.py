@@ -1,0 +1,118 @@
+"""The legal set: what it is asked, what it says when it has to stop."""
+
+import pytest
+
+from spfreplay_reference import contract as c
+from spfreplay_reference import legal, snapshot
+from spfreplay_reference.engine import LockedKernel, Unsupported
+
+PAGE = c.PAGE_SIZE
+START = 0x2000_0000_0000
+WRITE, READ = c.X86_PF_USER | c.X86_PF_WRITE, c.X86_PF_USER
+
+
+def mm_of(pages):
+    """Return a kernel with one mm: an anonymous mapping, all of it touched."""
+    kernel = LockedKernel(c.KernelProfile(), ())
+    kernel.exec(0, c.MM_NONE, 1, 1, c.InitialImage((), (), 0, 0))
+    flags = c.MAP_PRIVATE | c.MAP_ANONYMOUS | c.MAP_FIXED
+    args = (START, pages * PAGE, c.PROT_READ | c.PROT_WRITE, flags, c.FILE_ANON, 0)
+    kernel.call(0, c.OP_MMAP, 1, 1, *args, c.RET_UNKNOWN)
+    for vpn in range(pages):
+        kernel.access(0, 1, 1, START + vpn * PAGE, WRITE)
+    return kernel
+
+
+def at_once(*what):
+    """Return operations that all overlap, each of its own thread."""
+    return [legal.Operation(n, 0, 9, op, 1, args, 100 + n) for n, (op, args) in enumerate(what)]
+
+
+STORE = (c.OP_ACCESS, (START, WRITE))
+LOAD = (c.OP_ACCESS, (START, READ))
+ZAP = (c.OP_MADVISE, (START, PAGE, c.MADV_DONTNEED))
+UNMAP = (c.OP_MUNMAP, (START, PAGE))
+WINDOW = at_once(STORE, LOAD, ZAP, UNMAP)
+CONTENT = 101  # what STORE leaves as the first of a window
+
+
+def results(found):
+    return {each.results for each in found.reached}
+
+
+def test_a_load_beside_a_store_sees_what_was_there_or_what_is_stored():
+    found = legal.legal_set(mm_of(4), at_once(STORE, LOAD))
+    assert results(found) == {(0, 1), (0, CONTENT)}
+
+
+def test_a_recorded_result_leaves_the_orders_that_come_to_it():
+    found = legal.legal_set(mm_of(4), at_once(STORE, LOAD, ZAP), recorded=[None, CONTENT, 0])
+    assert {each[1] for each in results(found)} == {CONTENT}
+    assert found.pruned > 0
+
+
+@pytest.mark.parametrize(
+    "limit, why", [({"budget": 12}, "states"), ({"seconds": 0}, "seconds"), ({}, "")]
+)
+def test_what_ends_the_search_is_said_and_what_was_found_is_legal(limit, why):
+    kernel = mm_of(4)
+    everything = legal.legal_set(kernel, WINDOW)
+    found = legal.legal_set(kernel, WINDOW, **limit)
+    assert (found.stopped, found.complete) == (why, not why)
+    assert found.reached.keys() <= everything.reached.keys()
+    assert (len(found.reached) < len(everything.reached)) == bool(why)
+
+
+def test_a_long_window_stops_and_does_not_break():
+    operations = [each for _ in range(1000) for each in at_once(LOAD)]
+    ordered = [each._replace(enter=n, exit=n) for n, each in enumerate(operations)]
+    assert legal.legal_set(mm_of(1), ordered).stopped == "depth"
+
+
+def test_the_cost_is_that_of_the_window(monkeypatch):
+    def looked_at(pages):
+        count = []
+        frame = snapshot.Branch.frame
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                snapshot.Branch,
+                "frame",
+                lambda self, base: count.append(1) or frame(self, base),
+            )
+            legal.legal_set(kernel := mm_of(pages), WINDOW)
+        return len(count), len(kernel._mm(1).frames)
+
+    assert (looked_at(4)[0], looked_at(3000)[1]) == (looked_at(3000)[0], 3000)
+
+
+@pytest.mark.parametrize("names", [("no-such",), (legal.DOWNGRADE,)])
+def test_a_relaxation_that_is_unknown_or_lacks_its_base_is_refused(names):
+    with pytest.raises(ValueError):
+        legal.legal_set(mm_of(1), WINDOW, relaxations=names)
+
+
+def test_an_exec_is_refused():
+    with pytest.raises(Unsupported):
+        legal.legal_set(mm_of(1), at_once((c.OP_EXEC, (2, 0))))
+
+
+def test_the_child_of_a_fork_waits_for_it():
+    fork = legal.Operation(0, 0, 9, c.OP_FORK, 1, (2, 2, 0), 100)
+    child = legal.Operation(1, 5, 9, c.OP_ACCESS, 2, (START, READ), 101)
+    found = legal.legal_set(mm_of(1), [fork, child])
+    assert (results(found), found.stopped) == ({(2, 1)}, "")
+
+
+def test_far_areas_are_searched_apart():
+    kernel = mm_of(4)
+    far = START + (1 << 30)
+    flags = c.MAP_PRIVATE | c.MAP_ANONYMOUS | c.MAP_FIXED
+    args = (far, 4 * PAGE, c.PROT_READ | c.PROT_WRITE, flags, c.FILE_ANON, 0)
+    kernel.call(0, c.OP_MMAP, 1, 1, *args, c.RET_UNKNOWN)
+    there = (c.OP_ACCESS, (far, WRITE)), (c.OP_MUNMAP, (far, PAGE))
+    found = legal.legal_set(kernel, at_once(STORE, *there, ZAP))
+    assert found.apart == ((0, 3), (1, 2))
+    assert (
+        found.reached
+        == legal.legal_set(kernel, at_once(STORE, *there, ZAP), apart=False).reached
+    )
