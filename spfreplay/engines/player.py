@@ -22,6 +22,7 @@ from spfreplay.errors import ModelError
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import EV_NO_EFFECT, EV_NO_RESULT, Columns, Tables
 from spfreplay_reference.contract import (
+    MAP_HUGETLB,
     MM_NONE,
     OP_ACCESS,
     OP_CACHE_ADD,
@@ -34,6 +35,7 @@ from spfreplay_reference.contract import (
     OP_GAP,
     OP_MBIND,
     OP_MIGRATE,
+    OP_MMAP,
     OP_UNKNOWN_POPULATION,
     OUT_CALL_ERROR,
     OUT_CALL_OK,
@@ -284,7 +286,7 @@ class Player:
         ret = columns.ret[i]
         if marked and ret == RET_UNKNOWN and op not in _UNJUDGED_RET:
             return OUT_NOT_REPLAYED | SKIP_NO_RESULT << REASON_SHIFT
-        if ret < 0 and -ret in ENVIRONMENT_ERRNOS:
+        if ret < 0 and (-ret in ENVIRONMENT_ERRNOS or _asks_for_hugetlb(columns, i, op)):
             return OUT_NOT_REPLAYED | SKIP_ENVIRONMENT << REASON_SHIFT
         return self._call(columns, i, op)
 
@@ -338,6 +340,11 @@ class Player:
         if old not in engine.mms():
             self._known.discard(old)
         return OUT_CALL_OK | engine.digest(new) << PAGE_SHIFT_IN_RESULT
+
+
+def _asks_for_hugetlb(columns: Columns, i: int, op: int) -> bool:
+    """Tell whether a call asks for pages of the hugetlb pool, which no model knows."""
+    return op == OP_MMAP and bool(columns.a3[i] & MAP_HUGETLB)
 
 
 def _arguments(columns: Columns, i: int) -> tuple[int, int, int, int, int, int, int]:

@@ -29,6 +29,7 @@ from spfreplay.trace.health import Examination, Finding, Health
 from spfreplay_reference.contract import (
     FILE_ANON,
     MAP_ANONYMOUS,
+    MAP_HUGETLB,
     MAP_PRIVATE,
     MM_NONE,
     OP_ACCESS,
@@ -298,6 +299,11 @@ def test_a_fault_that_killed_is_replayed():
 
 def test_a_call_that_failed_outside_memory_is_not_replayed():
     assert outcome(mmap(1, 0x100, ret=-9))[0] == [skipped(SKIP_ENVIRONMENT)]
+
+
+def test_an_mmap_of_an_empty_hugetlb_pool_is_not_replayed():
+    asks = mmap(1, 0x100, ret=-12)._replace(a3=MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB)
+    assert outcome(asks)[0] == [skipped(SKIP_ENVIRONMENT)]
 
 
 def test_a_call_without_a_recorded_result_is_not_replayed():
