@@ -54,6 +54,7 @@ PROTOCOL_MODULES: Final = (
     "userfault",
     "userfaultfd",
     "fork",
+    "khugepaged",
     "pgtable",
     "tlb",
     "spf_lock",

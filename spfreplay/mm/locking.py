@@ -23,6 +23,10 @@ class LockError(ModelError):
     """A lock was taken twice, or dropped by someone who does not hold it."""
 
 
+class KernelBugError(ModelError):
+    """A BUG() of the modelled kernel: it has noticed itself that it went wrong."""
+
+
 class SpinLock:
     """``spinlock_t``: a PTL, a pmd lock, page_table_lock."""
 

@@ -41,6 +41,7 @@ from spfreplay_reference.contract import (
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
     OP_BRK,
+    OP_COLLAPSE,
     OP_EXIT,
     OP_FORK,
     OP_MADVISE,
@@ -117,8 +118,10 @@ class Program:
         area = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
         self.actions = [
             ("call", OP_MMAP, 1, 1, HUGE, 1024 * PAGE, 3, area, -1, 0),
-            ("call", OP_MADVISE, 1, 1, HUGE, 1024 * PAGE, MADV_HUGEPAGE),
         ]
+        if self.rng.random() < 0.5:  # else huge pages come by collapse
+            advice = HUGE, 1024 * PAGE, MADV_HUGEPAGE
+            self.actions.append(("call", OP_MADVISE, 1, 1, *advice))
         self.actions += [self.action() for _ in range(actions)]
 
     def span(self):
@@ -148,7 +151,7 @@ class Program:
             + [OP_MADVISE] * 5 + [OP_SWAP_OUT] * 6 + [OP_MIGRATE] * 2 + [OP_NUMA_HINT] * 2
             + [OP_BRK, OP_MLOCK, OP_MUNLOCK, OP_FORK, OP_EXIT]
             + [rng.choice((OP_MLOCKALL, OP_MUNLOCKALL, OP_MUNLOCKALL))] + [OP_MBIND] * 2
-            + [OP_UFFD_REGISTER, OP_UFFD_UNREGISTER]
+            + [OP_UFFD_REGISTER, OP_UFFD_UNREGISTER] + [OP_COLLAPSE] * 2
         )  # fmt: skip
         return "call", op, mm, tid, *self.arguments(op, tid, addr, length)
 
@@ -188,6 +191,8 @@ class Program:
                 return (0,)
         if op == OP_MLOCKALL:
             return (rng.choice((MCL_CURRENT, MCL_FUTURE, MCL_CURRENT | MCL_FUTURE)),)
+        if op == OP_COLLAPSE:
+            return (rng.choice((HUGE, HUGE, HUGE + 512 * PAGE, addr)) + 5,)
         if op == OP_MBIND:
             return addr, length, rng.randrange(5)
         if op in (OP_UFFD_REGISTER, OP_UFFD_UNREGISTER):
