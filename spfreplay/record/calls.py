@@ -104,6 +104,10 @@ class CallWriter:
 
     def _mmap(self, task: Task, ts: int, ret: int, flags: int) -> None:
         addr, length, prot, mode, fd, offset = task.args
+        if offset % c.PAGE_SIZE:
+            # Refused before anything else; a trace has offsets in pages only.
+            self._counts["mmaps with an unaligned offset"] += 1
+            return
         anonymous = mode & c.MAP_ANONYMOUS
         file = c.FILE_ANON if anonymous else c.FILE_UNKNOWN
         pgoff = 0 if anonymous else (offset & ((1 << 64) - 1)) >> c.PAGE_SHIFT

@@ -359,6 +359,7 @@ class Converter:
         old = task.mm
         if old is not None:
             old.tids.discard(old_pid)
+        began = task.call_exit_mmap or ts, task.call_enter or ts
         if old_pid != pid:
             del self._tasks[old_pid]
             task.tid = pid
@@ -375,13 +376,15 @@ class Converter:
         if not waiting:
             task.mm = None
             self.counts["programs without an exec checkpoint"] += 1
+            if old is not None:
+                self._leave(old, (*began, ts), cpu, old_pid)
             return
         snapshot = waiting.popleft()
         mm = self._new_mm(task.call_written[0] if task.call_written else 0)
         mm.tids.add(pid)
         task.mm, task.exec_t = mm, snapshot.t
         self.rows.emit(
-            task.call_exit_mmap or ts, task.call_enter or ts, snapshot.t, cpu, pid,
+            *began, snapshot.t, cpu, pid,
             old.id if old is not None else c.MM_NONE, c.OP_EXEC, 0, mm.id, len(self.images), 0,
             0, 0, 0, 0, 0, 0, 0,
         )  # fmt: skip
@@ -405,12 +408,18 @@ class Converter:
         if mm is None or pid not in mm.tids:
             return
         mm.tids.discard(pid)
+        self._leave(mm, (ts, ts, ts), cpu, pid, group_dead)
+
+    def _leave(
+        self, mm: MmState, times: tuple[int, int, int], cpu: int, tid: int, group_dead: int = 0
+    ) -> None:
+        """Write that a task leaves ``mm``, at (t, enter, exit)."""
         row = self.rows.emit(
-            ts, ts, ts, cpu, pid, mm.id, c.OP_EXIT, 0, group_dead, 0, 0, 0, 0, 0, 0, 0, 0, 0
+            *times, cpu, tid, mm.id, c.OP_EXIT, 0, group_dead, 0, 0, 0, 0, 0, 0, 0, 0, 0
         )
         if not mm.tids:
             mm.exit_row = row
-            mm.last_t = max(mm.last_t, ts)
+            mm.last_t = max(mm.last_t, times[0])
 
     def _exit_mmap(self, ts: int, cpu: int, values: tuple[int, int]) -> None:
         tid, ptr = values

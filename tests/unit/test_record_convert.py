@@ -454,3 +454,27 @@ def test_anonymous_memory_has_no_file(mode):
     story.call(100, k.CALL_MMAP, (0, 4096, RW, mode, -1, 0), 0x10000)
     (call,) = story.without_exec()
     assert (call.a4, call.a5, call.ret) == (c.FILE_ANON, 0, 0x10000)
+
+
+def test_a_child_that_execs_unseen_leaves_its_address_space():
+    story = Story()
+    story.tell(100, k.RAW_ENTER, ROOT, k.CALL_FORK, 0, 0, 0, 0, 0, 0)
+    story.tell(102, k.RAW_LOCK_ACQUIRED, ROOT, MM, 1, 1)
+    story.tell(104, k.RAW_LOCK_ACQUIRED, ROOT, NEW, 1, 1)
+    story.tell(110, k.RAW_FORK, ROOT, 200)
+    story.tell(120, k.RAW_EXIT, ROOT, k.CALL_FORK, 200)
+    story.tell(130, k.RAW_ENTER, 200, k.CALL_EXECVE, 0, 0, 0, 0, 0, 0)
+    story.tell(140, k.RAW_EXIT_MMAP, 200, NEW)
+    story.tell(150, k.RAW_EXEC, 200, 200, 200)
+    story.fault(160, 0x8000, tid=200, rss=1)
+    story.tell(190, k.RAW_TASK_EXIT, 200, 200, 1)
+    fork, left = story.without_exec()
+    assert (left.op, left.t, left.tid, left.mm) == (c.OP_EXIT, 140, 200, fork.a1)
+    assert story.converter.counts["programs without an exec checkpoint"] == 1
+
+
+def test_an_mmap_with_an_unaligned_offset_is_counted_only():
+    story = Story()
+    story.call(100, k.CALL_MMAP, (0, 4096, RW, c.MAP_PRIVATE, 3, 0x1001), -22)
+    assert story.without_exec() == []
+    assert story.converter.counts["mmaps with an unaligned offset"] == 1
