@@ -8,9 +8,10 @@ from typing import Final, NamedTuple, cast
 
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import PAGE_SHIFT, Image, Region
+from spfreplay_reference.keys import changed_areas
 from spfreplay_reference.layers import GONE, Layer, Lent, layer_of
 from spfreplay_reference.memory import Frame, Mm
-from spfreplay_reference.snapshot import Areas, Branch, changed_areas
+from spfreplay_reference.snapshot import Areas, Branch
 from spfreplay_reference.space import Area
 
 NO_PAGES: Final = (0, 0, 0, 0)

@@ -55,9 +55,10 @@ from spfreplay_reference.contract import (
 )
 from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.faults import RETRIES, access, fault, map_around, map_itself
+from spfreplay_reference.keys import key_of
 from spfreplay_reference.layers import layer_of
 from spfreplay_reference.memory import WAITS, Frame, Mm
-from spfreplay_reference.snapshot import Branch, Copier, key_of
+from spfreplay_reference.snapshot import Branch, Copier
 from spfreplay_reference.space import VM_ACCESS, Area
 
 ZAPS: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)

@@ -147,7 +147,7 @@ class Window:
 SHAPES = {"2": (2, False, 1), "3": (3, False, 1), "fork": (3, True, 1), "apart": (3, False, 2)}
 CASES = [
     pytest.param(seed, *shape, id=f"{seed}-{name}")
-    for seed in range(70)
+    for seed in range(40)
     for name, shape in SHAPES.items()
 ]
 

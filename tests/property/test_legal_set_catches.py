@@ -4,7 +4,7 @@ import plain_orders
 import pytest
 import test_legal_set as twin
 
-from spfreplay_reference import apart, changes, layers, legal, orders, pieces, snapshot
+from spfreplay_reference import apart, changes, keys, layers, legal, orders, pieces, snapshot
 
 SEEDS = 70
 
@@ -67,7 +67,7 @@ def never_gone(self, key):
     self.changed.pop(key, None)
 
 
-KEY_OF, MOVES = snapshot.key_of, orders.Orders._moves
+KEY_OF, MOVES = keys.key_of, orders.Orders._moves
 PLANTS = {
     "keys without contents": (pieces, "key_of", frames_without_content),
     "frames are not copied": (snapshot.Branch, "frame", no_copy_of_frames),

@@ -4,7 +4,11 @@ import pytest
 
 from spfreplay_reference import contract as c
 from spfreplay_reference import legal, snapshot
+from spfreplay_reference.backing import Backing
 from spfreplay_reference.engine import LockedKernel, Unsupported
+from spfreplay_reference.keys import key_of
+from spfreplay_reference.memory import Frame, Mm
+from spfreplay_reference.space import Anon, Area
 
 PAGE = c.PAGE_SIZE
 START = 0x2000_0000_0000
@@ -116,3 +120,57 @@ def test_far_areas_are_searched_apart():
         found.reached
         == legal.legal_set(kernel, at_once(STORE, *there, ZAP), apart=False).reached
     )
+
+
+#: Fields that no operation of a window changes, or (start) not by itself.
+CONSTANT = {
+    Area: {"start"},
+    Mm: {"everyone", "max_areas", "start_brk"},
+    Backing: {"file", "kind", "owned"},
+}
+FIELDS = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field}")
+    for kind in (Frame, Area, Backing, Mm)
+    for field in kind.__slots__
+    if field not in CONSTANT.get(kind, set())
+]
+
+
+def part_of(branch, kind):
+    """Return a thing of each kind that a branch owns."""
+    mm = branch.kernel._mm(1)
+    area = mm.space.at(START)
+    things = {Mm: mm, Area: area, Frame: mm.frames[START // PAGE], Backing: area.backing}
+    return things[kind]
+
+
+def change(thing, field):
+    value = getattr(thing, field)
+    if field in ("anon", "backing"):
+        setattr(thing, field, Anon() if field == "anon" else None)
+    elif field == "space":
+        value.replace(START, START + PAGE, [])
+    elif isinstance(value, list):
+        value[0] += 1
+    elif hasattr(value, "discard"):
+        value.add(77)
+    elif hasattr(value, "keys"):
+        value[77] = Frame(1) if field == "frames" else (77, 1) if field == "folios" else 1
+    else:
+        setattr(thing, field, value + 2)
+
+
+@pytest.mark.parametrize("kind, field", FIELDS)
+def test_states_that_differ_in_a_field_have_different_keys(kind, field):
+    kernel = LockedKernel(c.KernelProfile(), (c.FileFacts(7, c.FILE_REG, 9 * PAGE),))
+    kernel.exec(0, c.MM_NONE, 1, 1, c.InitialImage((), (), 0, 0))
+    args = (START, 4 * PAGE, c.PROT_READ | c.PROT_WRITE, c.MAP_PRIVATE | c.MAP_FIXED, 7, 0)
+    kernel.call(0, c.OP_MMAP, 1, 1, *args, c.RET_UNKNOWN)
+    kernel.access(0, 1, 1, START, WRITE)
+    before = snapshot.Branch(kernel)
+    part_of(before, kind)
+    after = before.copy()
+    change(part_of(after, kind), field)
+    assert key_of(after) != key_of(before)
+    assert key_of(before) == key_of(snapshot.Branch(kernel))
+    assert key_of(after.copy()) == key_of(after)
