@@ -1,10 +1,8 @@
 """The CPU's side: an access translates, faults, and is retried.
 
-A hardware walk is two steps, the PMD entry and the PTE: tables above are only
-freed behind the flush that drops what a CPU may have cached of them.  An
-instruction is not interrupted, from its walk to its store: a flush, or a grace
-period, that waits for this CPU waits for its end, which is what IRQ_OFF and
-IRQ_ON say here.
+A hardware walk is a step for each level.  An instruction is not interrupted,
+from its walk to its store: a flush, or a grace period, that waits for this CPU
+waits for its end, which is what IRQ_OFF and IRQ_ON say here.
 
 In a window a CPU keeps what it walked to (``task.tlb``), rights and D bit as
 they were then, and goes by that until a flush or a fault of its own drops it.
@@ -146,8 +144,13 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
         task.irqs_off = True
         if WINDOW and task.tlb:
             pte = translate(task.tlb, address >> 12, right, wanted)
-        pud = (None if pte else pgd[address >> 39]) if WINDOW else pgd[address >> 39]
+        if WINDOW and pte:
+            pud = None
+        else:
+            yield READ, mm.pgd, ENTRY
+            pud = pgd[address >> 39]
         if pud is not None:
+            yield READ, pud, ENTRY
             pmd = pud.entries[address >> 30 & 511]
             if pmd is not None:
                 yield READ, pmd, ENTRY
