@@ -9,8 +9,9 @@ keeps
 * mmap_sem, where an operation holds it between two of its pieces, and
 * the results that were recorded, as far as they are given.
 
-What the locked kernel allows beyond that has a name (:data:`RELAXATIONS`), is
-added only if asked for, and an outcome says which names it takes.
+What the locked kernel allows beyond that has a name (:data:`RELAXATIONS`), and so
+has what faults without mmap_sem are allowed (:data:`WITHOUT_LOCK`).  It is added
+only if asked for, and an outcome says which names it takes.
 
 What an order comes to is the result of every operation and, per mm, what its
 image is other than at the start (:mod:`changes`); two are equal iff results and
@@ -32,7 +33,7 @@ from spfreplay_reference.apart import groups
 from spfreplay_reference.changes import Change, Page, image_after
 from spfreplay_reference.contract import OP_EXEC, Image, Region
 from spfreplay_reference.engine import LockedKernel, Unsupported
-from spfreplay_reference.orders import DOWNGRADE, Allowance, Found, Orders
+from spfreplay_reference.orders import DOWNGRADE, EARLY_SEGV, Allowance, Found, Orders
 from spfreplay_reference.pieces import STALE_TLB, Operation
 
 #: States that are looked into before the answer is "unknown".
@@ -45,11 +46,22 @@ RELAXATIONS: Final = {
     STALE_TLB: "a CPU goes on using a translation until the call that removed it has flushed",
     DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
 }
-#: In this order they are tried.
+#: The same of what no locked kernel does, but faults without mmap_sem may: it is known
+#: and nobody minds.  Not for judging a kernel that has no such faults.
+WITHOUT_LOCK: Final = {
+    EARLY_SEGV: "an mprotect under way (with stale-tlb) refuses what others still get through",
+}
+#: In this order they are tried, then again with those of WITHOUT_LOCK.
 TIERS: Final = ((), (STALE_TLB,), (STALE_TLB, DOWNGRADE))
 #: Known, and not built: windows that need them are not searched under these names.
 NOT_BUILT: Final = {
-    "fork-skips-table": "fork misses a page table that a fault fills while it copies",
+    "fork-skips-table": "a child misses the page of one fault without mmap_sem and has that"
+    " of the thread's next",
+}
+#: What else is let pass elsewhere, and why it needs no name here.
+NEEDS_NO_NAME: Final = {
+    "two-copies": "whether a page is copied or taken over shows in no image and no result",
+    "skipped-userfault": "a fault that began before the registration ended may come first",
 }
 
 
@@ -156,7 +168,8 @@ def legal_set(
         or an operation that ends before it begins
     :raises Unsupported: exec is not modelled in windows
     """
-    tiers = [names for names in TIERS if set(names) <= set(relaxations)]
+    early = [(*names, EARLY_SEGV) for names in TIERS[1:]]
+    tiers = [names for names in (*TIERS, *early) if set(names) <= set(relaxations)]
     if set(tiers[-1]) != set(relaxations):
         raise ValueError(f"no such relaxations: {', '.join(sorted(relaxations))}")
     if any(each.exit < each.enter for each in operations):
@@ -216,7 +229,9 @@ def _multiplied(
             for number, result in zip(numbers, mine, strict=True):
                 results[number] = result
         changes = _joined([outcome[1] for outcome, _ in choice])
-        together[Reached(tuple(results), changes)] = tuple(n for n in RELAXATIONS if n in names)
+        together[Reached(tuple(results), changes)] = tuple(
+            name for name in (*RELAXATIONS, *WITHOUT_LOCK) if name in names
+        )
     return together
 
 
@@ -240,6 +255,7 @@ def _one(mm: int, parts: Sequence[Change]) -> Change:
 
 
 __all__ = [
-    "BUDGET", "DOWNGRADE", "NOT_BUILT", "RELAXATIONS", "STALE_TLB", "TIERS", "Change",
-    "FrozenImage", "Legal", "Operation", "Outcome", "Page", "Reached", "legal_set",
+    "BUDGET", "DOWNGRADE", "EARLY_SEGV", "NEEDS_NO_NAME", "NOT_BUILT", "RELAXATIONS",
+    "STALE_TLB", "TIERS", "WITHOUT_LOCK", "Change", "FrozenImage", "Legal", "Operation",
+    "Outcome", "Page", "Reached", "legal_set",
 ]  # fmt: skip

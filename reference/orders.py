@@ -17,6 +17,7 @@ from spfreplay_reference.contract import (
     OP_CACHE_DEL,
     OP_CHECKPOINT,
     OP_GAP,
+    OP_MPROTECT,
     OP_MUNMAP,
     OP_UNKNOWN_POPULATION,
 )
@@ -29,12 +30,14 @@ from spfreplay_reference.pieces import (
     World,
     gets_through,
     go_stale,
+    is_refused,
     stale_ways,
     step,
 )
 from spfreplay_reference.snapshot import Branch
 
 DOWNGRADE: Final = "munmap-downgrade"
+EARLY_SEGV: Final = "early-segv"
 #: operations that need no mm
 WITHOUT_MM: Final = frozenset(
     {OP_CACHE_ADD, OP_CACHE_DEL, OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION}
@@ -191,13 +194,15 @@ class Orders:
                 continue  # not yet, if a fork makes it
             if not at.doing[thread].in_fault:
                 moves += [Move(thread, number) for number in stale_ways(world, each)]
-            if self._lets_in(at, waiting, thread) or (
+            if self._lets_in(at, waiting, thread, world) or (
                 not at.doing[thread].in_fault and gets_through(world, each)
             ):
                 moves.append(Move(thread))
         return moves
 
-    def _lets_in(self, at: Progress, waiting: dict[int, Operation], thread: int) -> bool:
+    def _lets_in(
+        self, at: Progress, waiting: dict[int, Operation], thread: int, world: World
+    ) -> bool:
         """Does mmap_sem, as the others hold it, allow the next piece of ``thread``?"""
         mine = waiting[thread]
         if mine.op in BY_RMAP or at.doing[thread].lock(mine):
@@ -206,6 +211,9 @@ class Orders:
             if other == thread or each.mm != mine.mm:
                 continue
             lock = at.doing[other].lock(each)
+            early = EARLY_SEGV in self.relaxations and each.op == OP_MPROTECT
+            if lock == "write" and early and is_refused(world, mine):
+                continue
             if lock == "write" and each.op == OP_MUNMAP and DOWNGRADE in self.relaxations:
                 lock = "read"
             if lock == "write" or (lock and mine.writer):

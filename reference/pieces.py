@@ -50,6 +50,7 @@ from spfreplay_reference.contract import (
     PG_WRITE,
     PTRS_PER_PTE,
     RET_UNKNOWN,
+    VM_WRITE,
     X86_PF_INSTR,
     X86_PF_WRITE,
 )
@@ -195,7 +196,7 @@ def step(
 ) -> Step:
     """Do the next piece of an operation, the number ``number`` of its window."""
     if doing.flushing:
-        del world.stale[number]
+        _flush(world, number, each)
         return doing.error
     if each.op == OP_ACCESS:
         return _attempt(world.kernel, each, doing)
@@ -221,6 +222,15 @@ def _call(kernel: LockedKernel, each: Operation, args: Sequence[int] | None = No
     return kernel.call(
         each.stamp, each.op, each.mm, each.thread, a0, a1, a2, a3, a4, a5, each.ret
     )
+
+
+def _flush(world: World, number: int, each: Operation) -> None:
+    """End a call.  What takes a page by rmap leaves no translation of it to anybody."""
+    gone = world.stale.pop(number)
+    if each.op in BY_RMAP:
+        for pages in world.stale.values():
+            for page in gone:
+                pages.pop(page, None)
 
 
 def _piece(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
@@ -360,6 +370,21 @@ def gets_through(world: World, each: Operation) -> bool:
         return False
     addr, error_code = each.args[:2]
     return allows(world.kernel._mm(each.mm).bits.get(addr >> PAGE_SHIFT, 0), error_code)
+
+
+def is_refused(world: World, each: Operation) -> bool:
+    """Is it an access that faults, and to which the area gives no right?"""
+    if each.op != OP_ACCESS or gets_through(world, each):
+        return False
+    addr, error_code = each.args[:2]
+    mm = world.kernel._mm(each.mm)
+    area = mm.space.at(addr)
+    if area is None:
+        return False
+    if error_code & X86_PF_WRITE:
+        return not area.flags & VM_WRITE
+    bits = mm.bits.get(addr >> PAGE_SHIFT, 0)
+    return not area.flags & VM_ACCESS or bool(bits and not bits & (PG_NOACCESS | WAITS))
 
 
 def go_stale(world: World, each: Operation, number: int) -> int:

@@ -1,0 +1,234 @@
+"""The legal set: pieces of the rare operations, and what is legal under a name only."""
+
+from errno import EBUSY
+
+import pytest
+from locked_memory import ANON, BASE, CHILD, FIXED, MM, PAGE, RW, SWAP, D, Memory, S, W
+
+from spfreplay_reference import contract as c
+from spfreplay_reference import faults, legal
+from spfreplay_reference.pieces import Operation
+
+STORE, LOAD = c.X86_PF_WRITE, 0
+VPN = BASE >> 12
+SEGV = -c.OUT_SEGV_ACCERR
+STALE, EARLY = legal.STALE_TLB, legal.EARLY_SEGV
+
+
+def access(thread: int, when: tuple[int, int], page: int, kind: int, mm: int = MM) -> Operation:
+    return Operation(thread, *when, c.OP_ACCESS, mm, (BASE + page * PAGE, kind), 200 + thread)
+
+
+def call(thread: int, when: tuple[int, int], op: int, *args: int, mm: int = MM) -> Operation:
+    return Operation(thread, *when, op, mm, args, 200 + thread)
+
+
+def results(memory: Memory, *operations: Operation, names=()) -> set[tuple[int, ...]]:
+    found = legal.legal_set(memory.kernel, operations, relaxations=names)
+    assert found.complete
+    return {each.results for each in found.reached}
+
+
+def written(*pages: int) -> Memory:
+    memory = Memory(2048)
+    for page in pages:
+        memory.write(page, 7)
+    return memory
+
+
+# -- early SIGSEGV --------------------------------------------------------------
+
+
+def early(second: tuple[int, int]) -> tuple[Operation, ...]:
+    """One thread is refused; then, in ``second``, another stores to the same page."""
+    protect = call(0, (0, 100), c.OP_MPROTECT, BASE, PAGE, c.PROT_READ, -1)
+    return protect, access(1, (10, 20), 0, STORE), access(2, second, 0, STORE)
+
+
+def test_a_refusal_before_another_store_needs_the_name():
+    memory, window = written(0), early((30, 40))
+    seen = (0, SEGV, 0)
+    assert seen not in results(memory, *window)
+    assert seen not in results(memory, *window, names=[STALE])
+    assert seen in results(memory, *window, names=[STALE, EARLY])
+
+
+def test_an_outcome_that_needs_the_name_says_so():
+    reached = legal.legal_set(
+        written(0).kernel, early((30, 40)), relaxations=[STALE, EARLY]
+    ).reached
+    through = {each.results: names for each, names in reached.items()}
+    assert through[0, SEGV, 0] == (STALE, EARLY)
+    assert through[0, 0, 0] == ()
+
+
+def test_nothing_is_stored_after_mprotect_has_returned():
+    window = early((101, 110))
+    assert results(written(0), *window, names=[STALE, EARLY]) == {(0, SEGV, SEGV), (0, 0, SEGV)}
+
+
+def test_only_what_the_new_rights_refuse_comes_early():
+    """The right to read that mprotect gives another page is there when it has ended."""
+    memory = written(0)
+    memory.protect(1, c.PROT_NONE)
+    protect = call(0, (0, 100), c.OP_MPROTECT, BASE, 2 * PAGE, c.PROT_READ, -1)
+    window = protect, access(1, (10, 20), 1, LOAD), access(2, (30, 40), 0, STORE)
+    assert (0, 0, SEGV) in results(memory, *window, names=[STALE, EARLY])
+    assert (0, 0, 0) not in results(memory, *window, names=[STALE, EARLY])
+
+
+def test_the_name_needs_translations_that_are_not_flushed():
+    with pytest.raises(ValueError, match="early-segv"):
+        legal.legal_set(written(0).kernel, (), relaxations=[EARLY])
+
+
+# -- what needs no name -----------------------------------------------------------
+
+
+def registered(when: tuple[int, int]) -> set[tuple[int, ...]]:
+    register = call(0, (10, 20), c.OP_UFFD_REGISTER, BASE, PAGE, c.UFFD_MISSING)
+    return results(Memory(), register, access(1, when, 0, LOAD))
+
+
+def test_a_fault_that_overlaps_the_registration_may_skip_the_monitor():
+    assert registered((15, 100)) == {(0, 0), (0, -c.OUT_UFFD)}
+
+
+def test_a_fault_after_the_registration_may_not():
+    assert registered((21, 100)) == {(0, -c.OUT_UFFD)}
+
+
+def shared_by(children: int) -> Memory:
+    memory = written(0)
+    for child in range(children):
+        memory.call(c.OP_FORK, 9, CHILD + child, 0)
+    return memory
+
+
+def copies_whatever_it_finds(monkeypatch) -> list[int]:
+    """No fault takes a page over that was shared once.  Return where one would have."""
+    taken: list[int] = []
+    real = faults._write_protected
+
+    def write_protected(mm, area, vpn, bits):
+        frame = mm.frames.get(vpn)
+        if frame is None or frame.exclusive or frame.maps > 1:
+            return real(mm, area, vpn, bits)
+        taken.append(vpn)
+        frame.maps += 1
+        outcome = real(mm, area, vpn, bits)
+        frame.maps -= 1
+        assert outcome == c.OUT_COPY
+        return outcome
+
+    monkeypatch.setattr(faults, "_write_protected", write_protected)
+    return taken
+
+
+@pytest.mark.parametrize("children", [1, 2])
+def test_two_address_spaces_that_both_copy_show_nothing_new(children, monkeypatch):
+    when = (0, 100)
+    window = [
+        access(1, when, 0, STORE),
+        access(2, when, 0, STORE, CHILD),
+        access(3, when, 0, LOAD, CHILD),
+        call(4, when, c.OP_MADVISE, BASE, PAGE, c.MADV_DONTNEED),
+        call(5, when, c.OP_SWAP_OUT, BASE, mm=CHILD),
+    ]
+    before = legal.legal_set(shared_by(children).kernel, window).reached
+    taken = copies_whatever_it_finds(monkeypatch)
+    after = legal.legal_set(shared_by(children).kernel, window).reached
+    assert after == before
+    assert taken
+
+
+# -- pieces -----------------------------------------------------------------------
+
+
+def test_hints_are_given_one_page_table_at_a_time():
+    """A page that comes after the hints of its table, then one before those of the next."""
+    memory = written(0)
+    window = (
+        call(0, (0, 100), c.OP_NUMA_HINT, BASE, 1024 * PAGE),
+        access(1, (10, 20), 1, STORE),
+        access(2, (30, 40), 513, STORE),
+    )
+    found = legal.legal_set(memory.kernel, window)
+    seen = set()
+    for each in found.reached:
+        words = {page.vpn - VPN: page.word for page in each.changes[0].pages}
+        seen.add((each.results[0], bool(words[1] & W), bool(words[513] & W)))
+    # Page 1 was not hinted, so its store came after; 513 was, so its store came before.
+    assert (2, True, False) in seen
+
+
+def test_swapping_out_waits_for_no_writer():
+    """munmap has removed the page and holds mmap_sem still: another CPU goes on reading."""
+    window = (
+        call(0, (0, 100), c.OP_MUNMAP, BASE, PAGE),
+        call(1, (10, 20), c.OP_SWAP_OUT, BASE),
+        access(2, (30, 40), 0, LOAD),
+    )
+    assert (0, -EBUSY, 8) in results(written(0), *window, names=[STALE])
+
+
+def test_a_page_that_was_swapped_out_is_reached_through_no_old_translation():
+    """It flushes; a later store waits for mprotect, and is refused."""
+    window = (
+        call(0, (0, 100), c.OP_MPROTECT, BASE, PAGE, c.PROT_READ, -1),
+        call(1, (10, 20), c.OP_SWAP_OUT, BASE),
+        access(2, (30, 40), 0, STORE),
+    )
+    found = legal.legal_set(written(0).kernel, window, relaxations=[STALE])
+    assert {(each.results, each.changes[0].pages[0].word) for each in found.reached} == {
+        ((0, 0, SEGV), SWAP | 8 << 16),
+        ((0, 0, SEGV), ANON | D | 8 << 16),  # mprotect between fault and retry
+        ((0, 0, 0), ANON | D | 203 << 16),
+    }
+
+
+def test_a_store_before_the_flush_of_a_swap_out_is_in_the_page():
+    window = call(1, (0, 100), c.OP_SWAP_OUT, BASE), access(2, (30, 40), 0, STORE)
+    found = legal.legal_set(written(0).kernel, window, relaxations=[STALE])
+    words = {page.word for each in found.reached for page in each.changes[0].pages}
+    assert words == {SWAP | 203 << 16, ANON | W | D | 203 << 16}
+
+
+def test_a_collapse_loses_no_store_through_an_old_translation():
+    window = call(1, (0, 100), c.OP_COLLAPSE, BASE), access(2, (30, 40), 0, STORE)
+    found = legal.legal_set(written(0).kernel, window, relaxations=[STALE])
+    contents = {
+        page.word >> c.CONTENT_SHIFT
+        for each in found.reached
+        for page in each.changes[0].pages
+        if page.vpn == VPN
+    }
+    assert contents == {203}
+
+
+def test_a_shared_page_that_comes_back_shows_in_the_other_address_space():
+    """One has read it back already; it is shared again once the other does."""
+    memory = written(0)
+    memory.swap_out(0)
+    memory.fork()
+    memory.access(0)
+    window = [access(1, (0, 10), 0, LOAD, CHILD)]
+    (only,) = legal.legal_set(memory.kernel, window).reached
+    assert {change.mm: change.pages for change in only.changes} == {
+        MM: ((VPN, ANON | S | 8 << 16),),
+        CHILD: ((VPN, ANON | S | 8 << 16),),
+    }
+
+
+def test_states_that_differ_only_in_a_policy_are_not_taken_for_one():
+    """Which of two policies came last shows only when a neighbour gets one of them."""
+    memory, bind = Memory(8), (c.OP_MBIND, BASE, 8 * PAGE)
+    there = BASE + 8 * PAGE
+    window = [
+        call(1, (0, 10), *bind, c.MPOL_BIND),
+        call(2, (0, 10), *bind, c.MPOL_INTERLEAVE),
+        call(3, (11, 20), c.OP_MMAP, there, 8 * PAGE, RW, FIXED, -1, 0),
+        call(3, (21, 30), c.OP_MBIND, there, 8 * PAGE, c.MPOL_BIND),
+    ]
+    outcomes = legal.legal_set(memory.kernel, window).outcomes
+    assert {len(outcome.images[0].regions) for outcome in outcomes} == {1, 2}
