@@ -125,8 +125,6 @@ def change_pmd(
     if entry is None:
         return 0
     if entry.__class__ is int:
-        if upgrade == PROT_NUMA:
-            return 0
         if end - start == HPAGE_PMD_SIZE:
             return (yield from change_huge_pmd(task, mm.kernel, pmd, index, newprot, upgrade))
         yield from split_huge_pmd(task, mm, pmd, start)
@@ -258,7 +256,10 @@ def change_huge_pmd(
     yield READ, pmd, ENTRY
     word = pmd.entries[index]
     changed = 0
-    if word is not None and word.__class__ is int:
+    wanted = word.__class__ is int
+    if upgrade == PROT_NUMA:
+        wanted = wanted and word >> PTE_CLASS_SHIFT == CLASS_ANON and not word & PAGE_PROTNONE
+    if wanted:
         changed = HPAGE_PMD_NR
         entry = word & PAGE_CHG_MASK | newprot
         if upgrade == UPGRADE_EXCLUSIVE and entry >> PTE_CLASS_SHIFT == CLASS_ANON:

@@ -15,7 +15,7 @@ from spfreplay.mm.huge_memory import (
     thp_wanted,
 )
 from spfreplay.mm.memory import do_anonymous_page, do_wp_page
-from spfreplay.mm.numa import do_numa_page
+from spfreplay.mm.numa import do_huge_pmd_numa_page, do_numa_page
 from spfreplay.mm.pgtable import pmd_alloc
 from spfreplay.mm.pte import PTE_PRESENT
 from spfreplay.mm.spf_lock import pte_spinlock
@@ -95,6 +95,8 @@ def handle_mm_fault(task: Task, vma: VmArea, address: int, flags: int) -> Steps[
             if ret != VM_FAULT_FALLBACK:
                 return ret
     elif entry.__class__ is int:
+        if not entry & PAGE_PRESENT and vmf.vma_flags & (VM_READ | VM_WRITE | VM_EXEC):
+            return (yield from do_huge_pmd_numa_page(task, vmf))
         if not flags & FAULT_FLAG_WRITE or entry & PAGE_RW:
             return (yield from huge_pmd_set_accessed(task, vmf))
         ret = yield from do_huge_pmd_wp_page(task, vmf)

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from spfreplay.mm.form import WINDOW
 from spfreplay.mm.huge_memory import is_mapped_once, split_huge_pmd
-from spfreplay.mm.pgtable import pmd_offset
+from spfreplay.mm.pgtable import pfn_to_page, pmd_offset
 from spfreplay.mm.pte import CLASS_ANON, HPAGE_PMD_SIZE, PMD_MASK, PMD_SIZE, PTE_CLASS_SHIFT
 from spfreplay.mm.steps import (
     ENTRY,
     LOCK,
+    PAGE_LOCK,
+    PAGE_MAPCOUNT,
     PMD_LOCK,
     PTE,
     PTL,
     READ,
+    RMW,
+    TRYLOCK,
     UNLOCK,
     WRITE,
     Steps,
 )
-from spfreplay.mm.swap_state import is_slot_entry
+from spfreplay.mm.swap_state import is_slot_entry, try_to_free_swap
 from spfreplay.mm.swapfile import zap_nonpresent
 from spfreplay.mm.tlb import flush_tlb_batched_pending, note_flush
 from spfreplay.mm.types import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PTE_PFN_SHIFT,
+    Compound,
+    Kernel,
     MmStruct,
+    Page,
     PageTable,
     Task,
     VmArea,
@@ -72,6 +79,13 @@ def clean_ptes(task: Task, mm: MmStruct, table: PageTable, start: int, end: int)
             continue
         if not pte:
             continue
+        page = pfn_to_page(mm.kernel, pte >> PTE_PFN_SHIFT)
+        if mm.kernel.swapcache:
+            freed = yield from leave_swap_cache(mm.kernel, page)
+            if not freed:
+                continue
+        yield RMW, page, PAGE_MAPCOUNT  # mark_page_lazyfree()
+        page.lazyfree = True
         if pte & (PAGE_ACCESSED | PAGE_DIRTY):
             task.need_flush = True
             if WINDOW:  # tlb_remove_tlb_entry()
@@ -81,6 +95,29 @@ def clean_ptes(task: Task, mm: MmStruct, table: PageTable, start: int, end: int)
             table.pte[i] = pte & ~(PAGE_ACCESSED | PAGE_DIRTY)
     yield UNLOCK, table, PTL
     table.ptl.unlock(task)
+
+
+def leave_swap_cache(kernel: Kernel, page: Page) -> Steps[bool]:
+    """Give up the slot of a page that MADV_FREE is about; False: the page is left alone.
+
+    Models: mm/madvise.c:madvise_free_pte_range(), "if (PageSwapCache(page) ...)"
+    Context: PTL.
+    """
+    yield READ, page, PAGE_MAPCOUNT
+    cached = page.pfn in kernel.swapcache
+    if not cached:
+        return True
+    yield TRYLOCK, page, PAGE_LOCK
+    locked = page.trylock()
+    if not locked:
+        return False
+    yield READ, page, PAGE_MAPCOUNT
+    alone = page.mapcount == 1
+    if alone:
+        alone = yield from try_to_free_swap(kernel, page)
+    yield UNLOCK, page, PAGE_LOCK
+    page.unlock()
+    return alone
 
 
 def madvise_free_huge_pmd(
@@ -106,6 +143,7 @@ def madvise_free_huge_pmd(
                 note_flush(task, start, end)
             yield WRITE, pmd, ENTRY
             pmd.entries[index] = word & ~(PAGE_ACCESSED | PAGE_DIRTY)
+            mark_huge_page_lazyfree(mm.kernel.compounds[word >> PTE_PFN_SHIFT >> 9])
     yield UNLOCK, pmd, PMD_LOCK
     pmd.ptl.unlock(task)
     if not alone or end - start == HPAGE_PMD_SIZE:
@@ -114,3 +152,14 @@ def madvise_free_huge_pmd(
     yield READ, pmd, ENTRY
     table: PageTable | None = pmd.entries[index]
     return table
+
+
+def mark_huge_page_lazyfree(compound: Compound) -> None:
+    """Let every subpage be dropped instead of written.
+
+    Models: mm/swap.c:mark_page_lazyfree()
+    Context: pmd lock.
+    """
+    compound.lazyfree = True
+    for page in compound.pages.values():
+        page.lazyfree = True

@@ -7,8 +7,8 @@ from typing import Any
 from spfreplay.mm.pgtable import new_page
 from spfreplay.mm.rmap import put_anon_vma
 from spfreplay.mm.rmap_walk import (
-    count_mappings,
     page_get_anon_vma,
+    page_referenced,
     page_vma_mapped_walk,
     rmap_begin,
     rmap_end,
@@ -82,7 +82,7 @@ def unmap_and_move(task: Task, kernel: Kernel, page: Page, newpage: Page) -> Ste
     Context: lock of ``page``, a reference to each.
     """
     newpage.locked = True  # private
-    mappings = yield from count_mappings(task, page, 0)
+    mappings, _, _ = yield from page_referenced(task, page)
     yield READ, page, PAGE_MAPCOUNT
     others = page.mapcount - mappings  # huge pages
     if not mappings or others:
@@ -93,7 +93,7 @@ def unmap_and_move(task: Task, kernel: Kernel, page: Page, newpage: Page) -> Ste
     if anon_vma is None:
         newpage.locked = False  # private
         return False
-    yield from try_to_unmap(task, page, None)
+    yield from try_to_unmap(task, page, None, False)
     yield RMW, page, PAGE_MAPCOUNT
     moved = migrate_page_move_mapping(kernel, page, newpage)
     if moved:
@@ -118,6 +118,7 @@ def migrate_page_move_mapping(kernel: Kernel, page: Page, newpage: Page) -> bool
     newpage.anon_vma = page.anon_vma
     newpage.index = page.index
     newpage.anon_exclusive = page.anon_exclusive
+    newpage.lazyfree = page.lazyfree
     if slot is not None:
         remove_cached(kernel, slot, page)
         insert_cached(kernel, slot, newpage)

@@ -7,9 +7,12 @@ from spfreplay.mm.pgtable import pfn_to_page
 from spfreplay.mm.pte import CLASS_ANON, PAGE_CHG_MASK, PTE_CLASS_SHIFT
 from spfreplay.mm.spf_lock import pte_spinlock
 from spfreplay.mm.steps import (
+    ENTRY,
+    LOCK,
     LOCK_READ,
     MMAP_SEM,
     PAGE_MAPCOUNT,
+    PMD_LOCK,
     PTE,
     PTL,
     READ,
@@ -166,3 +169,28 @@ def mpol_misplaced(vmf: VmFault, page: Page) -> Steps[int]:
         return MPOL_DEFAULT
     yield READ, policy, VM_POLICY
     return policy.mode
+
+
+def do_huge_pmd_numa_page(task: Task, vmf: VmFault) -> Steps[int]:
+    """Do as :func:`do_numa_page` for a huge page.
+
+    Models: mm/huge_memory.c:do_huge_pmd_numa_page(), without migration
+    Context: mmap_sem.
+    """
+    pmd = vmf.pmd
+    yield LOCK, pmd, PMD_LOCK
+    pmd.ptl.lock(task)
+    yield READ, pmd, ENTRY
+    entry = pmd.entries[vmf.pmd_index]
+    if entry == vmf.orig_pmd:
+        word = entry & PAGE_CHG_MASK | vmf.vma_page_prot | PAGE_ACCESSED
+        if vmf.vma_flags & VM_WRITE and entry >> PTE_CLASS_SHIFT == CLASS_ANON:
+            compound = vmf.vma.vm_mm.kernel.compounds[entry >> PTE_PFN_SHIFT >> 9]
+            if compound.anon_exclusive:
+                word |= PAGE_RW
+        yield WRITE, pmd, ENTRY
+        pmd.entries[vmf.pmd_index] = word
+        vmf.outcome = OUT_NUMA
+    yield UNLOCK, pmd, PMD_LOCK
+    pmd.ptl.unlock(task)
+    return 0

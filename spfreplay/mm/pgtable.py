@@ -152,6 +152,7 @@ def materialise(kernel: Kernel, compound: Compound, nr: int) -> Page:
     page.anon_exclusive = compound.anon_exclusive
     page.anon_vma = compound.anon_vma
     page.index = compound.index + nr
+    page.lazyfree = compound.lazyfree
     compound.pages[nr] = page
     kernel.mem_map[page.pfn] = page
     return page

@@ -9,7 +9,7 @@ section: a speculative fault finds out by comparing the PTE.
 from __future__ import annotations
 
 from spfreplay.mm.pgtable import pmd_offset
-from spfreplay.mm.pte import PTE_PRESENT
+from spfreplay.mm.pte import PTE_FLAGS_MASK, PTE_PRESENT
 from spfreplay.mm.rmap import put_anon_vma
 from spfreplay.mm.steps import (
     ANON_VMA_LOCK,
@@ -33,6 +33,7 @@ from spfreplay.mm.swap_state import make_migration_entry, swp_entry_to_pte, swp_
 from spfreplay.mm.swapfile import swap_duplicate
 from spfreplay.mm.tlb import ptep_clear_flush, put_page, set_tlb_ubc_flush_pending
 from spfreplay.mm.types import (
+    PAGE_DIRTY,
     PAGE_MIGRATION,
     PTE_PFN_SHIFT,
     AnonVma,
@@ -148,38 +149,38 @@ def page_vma_mapped_walk(
     return None
 
 
-def count_mappings(task: Task, page: Page, refused: int) -> Steps[int]:
-    """Return how many PTEs map ``page``; 0 if one of them is in a VMA with a ``refused`` flag.
+def page_referenced(task: Task, page: Page) -> Steps[tuple[int, int, int]]:
+    """Return how many PTEs map ``page``, their bits together, and the flags of their VMAs.
 
     Models: mm/rmap.c:page_referenced()
     """
     anon_vma = yield from page_get_anon_vma(page)
     if anon_vma is None:
-        return 0
+        return 0, 0, 0
     vmas = yield from rmap_begin(task, anon_vma, page)
-    mappings = 0
+    mappings = bits = flags = 0
     for vma in vmas:
         mapped = yield from page_vma_mapped_walk(task, vma, page, False)
         if mapped is None:
             continue
-        table, _, _ = mapped
+        table, index, _ = mapped
+        yield READ, table, PTE
+        bits |= table.pte[index] & PTE_FLAGS_MASK
         yield UNLOCK, table, PTL
         table.ptl.unlock(task)
         yield READ, vma, VM_FLAGS
-        vm_flags = vma.vm_flags
-        if vm_flags & refused:
-            mappings = 0
-            break
+        flags |= vma.vm_flags
         mappings += 1
     yield from rmap_end(task, anon_vma)
     yield from put_anon_vma(anon_vma)
-    return mappings
+    return mappings, bits, flags
 
 
-def try_to_unmap(task: Task, page: Page, slot: SwapSlot | None) -> Steps[int]:
+def try_to_unmap(task: Task, page: Page, slot: SwapSlot | None, drop: bool) -> Steps[int]:
     """Replace every PTE that maps ``page``; return how many there were.
 
     :param slot: where the page is swapped out to; None while it moves.
+    :param drop: clear the PTEs for good, unless one is dirty: MADV_FREE.
 
     Models: mm/rmap.c:try_to_unmap()
     Context: page lock, a reference.
@@ -193,7 +194,11 @@ def try_to_unmap(task: Task, page: Page, slot: SwapSlot | None) -> Steps[int]:
         mapped = yield from page_vma_mapped_walk(task, vma, page, False)
         if mapped is not None:
             table, index, address = mapped
-            yield from try_to_unmap_one(task, vma, address, table, index, page, slot)
+            done = yield from try_to_unmap_one(
+                task, vma, address, table, index, page, slot, drop
+            )
+            if not done:
+                break
             unmapped += 1
     yield from rmap_end(task, anon_vma)
     yield from put_anon_vma(anon_vma)
@@ -208,10 +213,13 @@ def try_to_unmap_one(
     index: int,
     page: Page,
     slot: SwapSlot | None,
-) -> Steps[None]:
-    """Replace one PTE of ``page`` by an entry of its slot, or of the page itself.
+    drop: bool,
+) -> Steps[bool]:
+    """Replace one PTE of ``page`` by an entry of its slot, or of the page itself; or clear it.
 
-    Reclaim puts the flush off until it writes the page.
+    Reclaim puts the flush off until it writes or frees the page.
+
+    :return: False: it is dirty, and stays; MADV_FREE is forgotten.
 
     Models: mm/rmap.c:try_to_unmap_one()
     Context: page lock, the anon_vma's lock, PTL of ``table``, which is dropped.
@@ -220,8 +228,16 @@ def try_to_unmap_one(
     yield READ, table, PTE
     pte = table.pte[index]
     yield WRITE, table, PTE
-    table.pte[index] = 0
-    if slot is None:
+    table.pte[index] = entry = 0
+    if drop:
+        yield from set_tlb_ubc_flush_pending(task, mm)
+        if pte & PAGE_DIRTY:
+            page.lazyfree = False
+            entry = pte
+        else:
+            mm.rss_anon -= 1
+            table.used -= 1
+    elif slot is None:
         yield from ptep_clear_flush(task, vma, address)
         entry = make_migration_entry(page, pte)
     else:
@@ -230,10 +246,13 @@ def try_to_unmap_one(
         mm.rss_anon -= 1
         mm.rss_swap += 1
         entry = swp_entry_to_pte(slot, page.anon_exclusive)
-    yield WRITE, table, PTE
-    table.pte[index] = entry
-    yield RMW, page, PAGE_MAPCOUNT
-    page.mapcount -= 1
-    yield from put_page(mm.kernel, page)
+    if entry:
+        yield WRITE, table, PTE
+        table.pte[index] = entry
+    if entry != pte:
+        yield RMW, page, PAGE_MAPCOUNT
+        page.mapcount -= 1
+        yield from put_page(mm.kernel, page)
     yield UNLOCK, table, PTL
     table.ptl.unlock(task)
+    return entry != pte

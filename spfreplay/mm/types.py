@@ -87,8 +87,8 @@ class Task:
 class Page:
     """``struct page`` of an anonymous page or of a page-cache page."""
 
-    __slots__ = ("anon_exclusive", "anon_vma", "content", "freed", "index", "locked",
-                 "mapcount", "pfn", "refcount")  # fmt: skip
+    __slots__ = ("anon_exclusive", "anon_vma", "content", "freed", "index", "lazyfree",
+                 "locked", "mapcount", "pfn", "refcount")  # fmt: skip
 
     def __init__(self, pfn: int, content: int) -> None:
         self.pfn = pfn
@@ -100,6 +100,8 @@ class Page:
         self.locked = False  # PG_locked
         #: PG_anon_exclusive of 6.18: no other address space can see it; ptl
         self.anon_exclusive = True
+        #: PG_swapbacked cleared by MADV_FREE: to be dropped, not written; ptl
+        self.lazyfree = False
         self.freed = False
 
     def trylock(self) -> bool:
@@ -132,8 +134,8 @@ class Compound:
     ``anon_exclusive`` stand for it.
     """
 
-    __slots__ = ("anon_exclusive", "anon_vma", "freed", "index", "left", "mapcount", "pages",
-                 "pfn")  # fmt: skip
+    __slots__ = ("anon_exclusive", "anon_vma", "freed", "index", "lazyfree", "left",
+                 "mapcount", "pages", "pfn")  # fmt: skip
 
     def __init__(self, pfn: int) -> None:
         self.pfn = pfn
@@ -143,6 +145,7 @@ class Compound:
         self.anon_vma: AnonVma | None = None  # page lock
         self.index = 0  # page lock; of the first subpage
         self.pages: dict[int, Page] = {}  # subpage number -> page
+        self.lazyfree = False  # of the implied subpages; pmd lock
         self.freed = False
 
     def share(self) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from spfreplay.mm.pgtable import pfn_to_page, pmd_offset
 from spfreplay.mm.pte import CLASS_ANON, PTE_CLASS_SHIFT, PTE_PRESENT
-from spfreplay.mm.rmap_walk import count_mappings, try_to_unmap
+from spfreplay.mm.rmap_walk import page_referenced, try_to_unmap
 from spfreplay.mm.steps import (
     ENTRY,
     LOCK,
@@ -31,6 +31,7 @@ from spfreplay.mm.steps import (
 from spfreplay.mm.swap_state import add_to_swap, remove_cached, try_to_free_swap
 from spfreplay.mm.tlb import put_page, try_to_unmap_flush
 from spfreplay.mm.types import (
+    PAGE_DIRTY,
     PTE_PFN_SHIFT,
     Kernel,
     MmStruct,
@@ -39,7 +40,7 @@ from spfreplay.mm.types import (
     SwapSlot,
     Task,
 )
-from spfreplay_reference.contract import VM_LOCKED
+from spfreplay_reference.contract import TASK_SIZE, VM_LOCKED
 
 EBUSY: Final = 16
 
@@ -72,9 +73,11 @@ def isolate_page(task: Task, mm: MmStruct, address: int) -> Steps[Page | None]:
 
     Models: mm/vmscan.c:isolate_lru_page(), for a page that is named by an address
     """
+    page = None
+    if address >= TASK_SIZE:
+        return page
     yield LOCK_READ, mm, MMAP_SEM
     mm.mmap_sem.read_lock(task)
-    page = None
     pmd = yield from pmd_offset(mm, address)
     if pmd is not None:
         yield READ, pmd, ENTRY
@@ -98,33 +101,52 @@ def isolate_page(task: Task, mm: MmStruct, address: int) -> Steps[Page | None]:
 def shrink_page(task: Task, kernel: Kernel, page: Page) -> Steps[bool]:
     """Unmap a page into a slot, write it and free it; tell whether nothing maps it any more.
 
+    One that MADV_FREE was told of is dropped, or kept if it was written to since.
+
     Models: mm/vmscan.c:shrink_page_list(), its loop
     Context: page lock, a reference.
     """
-    mappings = yield from count_mappings(task, page, VM_LOCKED)
+    mappings, bits, vm_flags = yield from page_referenced(task, page)
     yield READ, page, PAGE_MAPCOUNT
     others = page.mapcount - mappings  # huge pages
-    if not mappings or others:
+    if not mappings or others or vm_flags & VM_LOCKED:
         return False
-    slot = yield from add_to_swap(task, kernel, page)
-    unmapped = yield from try_to_unmap(task, page, slot)
+    yield READ, page, PAGE_MAPCOUNT
+    drop = page.lazyfree
+    slot = None
+    if drop and bits & PAGE_DIRTY:
+        page.lazyfree = False
+        return False
+    if not drop:
+        slot = yield from add_to_swap(task, kernel, page)
+    unmapped = yield from try_to_unmap(task, page, slot, drop)
     yield from try_to_unmap_flush(task)
     yield READ, page, PAGE_MAPCOUNT
     mapped = page.mapcount
     if mapped:
         return False
+    if slot is not None:
+        yield from pageout(kernel, slot, page)
+    return unmapped > 0
+
+
+def pageout(kernel: Kernel, slot: SwapSlot, page: Page) -> Steps[None]:
+    """Write a page that nothing maps to its slot, and take it out of the swap cache.
+
+    Models: mm/vmscan.c:pageout()
+    Context: page lock, a reference.
+    """
     freed = yield from try_to_free_swap(kernel, page)
     if not freed:
         yield from swap_writepage(slot, page)
         yield RMW, page, PAGE_MAPCOUNT
         remove_mapping(kernel, slot, page)
-    return unmapped > 0
 
 
 def swap_writepage(slot: SwapSlot, page: Page) -> Steps[None]:
     """Write ``page`` to its slot, at once.
 
-    Models: mm/page_io.c:swap_writepage(), mm/vmscan.c:pageout()
+    Models: mm/page_io.c:swap_writepage()
     Context: page lock.
     """
     yield READ, page, PAGE_CONTENT

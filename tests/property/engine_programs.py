@@ -86,7 +86,7 @@ MIX = {
     c.OP_ACCESS: 60, c.OP_MMAP: 14, c.OP_MUNMAP: 4, c.OP_MPROTECT: 9, c.OP_MREMAP: 7,
     c.OP_BRK: 2, c.OP_MADVISE: 10, c.OP_MLOCK: 2, c.OP_MUNLOCK: 2, c.OP_MLOCKALL: 0.4,
     c.OP_MUNLOCKALL: 0.6, c.OP_FORK: 2, c.OP_EXEC: 0.5, c.OP_EXIT: 1.5, c.OP_CACHE_ADD: 0.5,
-    c.OP_CACHE_DEL: 0.5,
+    c.OP_CACHE_DEL: 0.5, c.OP_SWAP_OUT: 9, c.OP_MIGRATE: 2, c.OP_NUMA_HINT: 4,
 }  # fmt: skip
 MAX_TASKS = 9
 
@@ -124,6 +124,7 @@ class Writer:
         self.rng = rng
         self.mm_of = {1: 0}
         self.next_tid, self.next_mm = 2, 1
+        self.stored = [STACK]  # where pages are likely to be
         self.areas = [(BASE, 40), (HUGE, 1024), (HEAP, 4), (STACK, 4)]
 
     def program(self, count):
@@ -169,6 +170,10 @@ class Writer:
         rng, mm = self.rng, self.mm_of[tid]
         if op == c.OP_ACCESS:
             at, code = self.touched(), rng.choice(CODES)
+            if rng.random() < 0.25:
+                at = rng.choice(self.stored[-12:])
+            if code & WRITE:
+                self.stored.append(at)
             run = rng.randrange(1, 5) if rng.random() < 0.3 else 1
             tids = (
                 [t for t in self.mm_of if self.mm_of[t] == mm] if rng.random() < 0.4 else [tid]
@@ -250,6 +255,12 @@ class Writer:
             return rng.choice(((0, 16, 4), (0, 20, 3), (0, 8, 8), (1, 30, 1), (3, 64, 16)))
         if op == c.OP_EXIT:
             return (0,)
+        if op in (c.OP_SWAP_OUT, c.OP_MIGRATE):
+            return (rng.choice(self.stored[-12:]) if rng.random() < 0.9 else self.touched(),)
+        if op == c.OP_NUMA_HINT:
+            if rng.random() < 0.5:
+                return rng.choice(self.stored[-12:]) - 2 * PAGE, 5 * PAGE
+            return self.span()
         return {c.OP_MMAP: self.mmap, c.OP_MREMAP: self.mremap}.get(op, tuple)()
 
     def mmap(self):
