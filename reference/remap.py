@@ -66,6 +66,8 @@ def _move_each(
     for area in mm.space.within(old, end):
         at = max(old, area.start)
         size = min(end, area.end) - at
+        if area.flags & (VM_UFFD_MISSING | VM_UFFD_WP) and size < end - old:
+            return -EFAULT  # a monitor's area moves alone
         result = _resize_or_move(mm, profile, at, size, size, flags, target + at - old, None)
         if result < 0:
             return result

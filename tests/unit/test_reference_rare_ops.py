@@ -394,6 +394,16 @@ def test_registration_splits_and_merges_areas(memory):
     assert region.flags & (c.VM_UFFD_MISSING | c.VM_UFFD_WP) == 0x1200
 
 
+def test_a_registered_area_moves_alone_or_not_at_all(memory):
+    """Judged by Linux 6.18, whose mremap() moves several areas at once, but none of these."""
+    register(memory, 4, 4)
+    moved = BASE + (1 << 30)
+    both = c.MREMAP_MAYMOVE | c.MREMAP_FIXED
+    for page, pages, result in [(4, 8, -EFAULT), (4, 4, moved)]:
+        at, length = BASE + page * PAGE, pages * PAGE
+        assert memory.call(c.OP_MREMAP, at, length, length, both, moved) == result
+
+
 def test_unregistering_gives_the_area_back(memory):
     register(memory, 4, 4)
     assert memory.call(c.OP_UFFD_UNREGISTER, BASE, 16 * PAGE) == 0
