@@ -16,6 +16,8 @@ _PAGE: Final = resource.getpagesize()
 class Budget:
     """What one call may spend; None is no limit.
 
+    :param executions: cut ones count as well
+    :param steps: overrun by less than METER_STEPS
     :param seconds: of wall clock; what it cuts off depends on the machine
     :param memory: resident bytes of this process
     :param longest: steps of one execution, beyond which it counts as endless
@@ -63,6 +65,11 @@ class Meter:
             if not self.executions_left:
                 raise OutOfBudget("executions")
             self.executions_left -= 1
+
+    def end(self, steps: int) -> None:
+        """Pay for what of an execution of ``steps`` has not been paid for in its loop."""
+        if self._steps_left is not None:
+            self._steps_left -= (steps - 1) % METER_STEPS + 1 if steps else 1
 
     def read(self, steps: int) -> None:
         """Pay for ``steps``, and look at the clock.

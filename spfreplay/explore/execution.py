@@ -83,8 +83,8 @@ def sample(subject: Subject, choose: Chooser, meter: Meter) -> Finished:
         count = len(choices)
         if not count & (METER_STEPS - 1):
             meter.read(METER_STEPS if count else 0)
-            if count >= longest:
-                return Finished(subject.overlong(thread), choices)
+        if count >= longest:
+            return Finished(subject.overlong(thread), choices)
         thread = choose(live, count)
         step = pending[thread]
         assert step is not None
@@ -134,8 +134,9 @@ class Run:
         self.subject = subject
         self.choices = choices
         self.longest = longest
-        self.ended = False
         self.outcome: Hashable = None
+        #: thread → the step that brought it into being
+        self.births: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[tuple[int, int, Step]]:
         subject = self.subject
@@ -157,7 +158,9 @@ class Run:
             except Exception as error:
                 self._end(subject.failed(thread, step, error), index)
                 return
+            before = len(threads.pending)
             threads.add_newborn()
+            self.births.update((born, index) for born in range(before, len(threads.pending)))
         self._end(self._last_outcome(threads, failing), len(self.choices) - 1)
 
     def _next_step(self, threads: Threads, index: int, thread: int) -> Step:
@@ -177,7 +180,6 @@ class Run:
         if last != len(self.choices) - 1:
             raise ScheduleError(f"schedule: the execution fails at step {last} already")
         self.outcome = outcome
-        self.ended = True
 
     def _last_outcome(self, threads: Threads, failing: set[int]) -> Hashable:
         subject = self.subject

@@ -73,6 +73,7 @@ class _State:
         while search is not None and not search.over:
             meter.begin()
             how = search.execute(meter)
+            meter.end(len(search.frames))
             if how == CUT:
                 tally.add_cut(len(search.frames))
             else:
@@ -88,6 +89,7 @@ class _State:
         while self.sampling is not None:
             meter.begin()
             finished = self.sampling.execute(meter)
+            meter.end(len(finished.choices))
             self.sampled.add(finished.outcome, finished.choices)
 
 

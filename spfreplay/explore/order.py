@@ -80,7 +80,8 @@ class Order:
     """
 
     __slots__ = (
-        "_fresh", "_names", "_numbers", "_own", "cells", "clocks", "effects", "threads",
+        "_fresh", "_names", "_numbers", "_own",
+        "brings", "cells", "clocks", "effects", "threads",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -92,6 +93,8 @@ class Order:
         self.clocks: list[Clock] = []
         #: how many of its effects are what it touched itself
         self._own: list[int] = []
+        #: whether it touched a cell that nobody had touched before
+        self.brings: list[bool] = []
         #: how many cells were known before the step
         self._fresh: list[int] = []
         #: what cells are called in this execution
@@ -109,13 +112,9 @@ class Order:
             for number, _ in effects:
                 if number < known:
                     _drop(self.cells[number], length)
+        self.brings[length:] = ()
         for column in (self.threads, self.effects, self.clocks, self._own, self._fresh):
             del column[length:]
-
-    def brings_cells(self, index: int) -> bool:
-        """Tell whether the known step ``index`` touched a cell nobody touched before."""
-        after = self._fresh[index + 1] if index + 1 < len(self._fresh) else len(self.cells)
-        return after > self._fresh[index]
 
     def name(self, touches: Sequence[Effect]) -> None:
         """Number the cells of a step that is performed again."""
@@ -142,7 +141,8 @@ class Order:
         :param also: what it depends on beyond what it touches
         """
         index = len(self.threads)
-        self._fresh.append(len(self.cells))
+        before = len(self.cells)
+        self._fresh.append(before)
         numbers, cells = self._numbers, self.cells
         touched = []
         for cell, mode in (*effects, *also) if also else effects:
@@ -157,6 +157,7 @@ class Order:
             else:
                 cells[number].changes.append((index, thread, mode))
         clock[thread] = index + 1
+        self.brings.append(len(cells) > before)
         self.threads.append(thread)
         self.effects.append(touched)
         self._own.append(len(effects))
@@ -214,6 +215,14 @@ class Order:
                 if other != thread and index >= clock.get(other, 0):
                     seen.append(index)
                     races.append(index)
+
+    def conflicts(self, index: int, effects: Sequence[Effect]) -> bool:
+        """Tell whether step ``index`` conflicts with a step about to be performed."""
+        wanted = {self._numbers.get(cell): mode for cell, mode in effects}
+        return any(
+            number in wanted and CONFLICT[wanted[number]][mode]
+            for number, mode in self.effects[index]
+        )
 
     def looked_at(self, thread: int, since: int) -> dict[int, int]:
         """Return the cells ``thread`` touched from step ``since`` on: number → first step."""

@@ -36,11 +36,12 @@ MIXES: Final[dict[str, tuple[int, ...]]] = {
 class Priorities:
     """The chooser of PCT, for one execution."""
 
-    __slots__ = ("_at", "_changes", "_last", "_priority", "_random")
+    __slots__ = ("_at", "_changes", "_last", "_priority", "_random", "_rank")
 
     def __init__(self, rng: random.Random, depth: int, steps: int) -> None:
         self._random = rng.random
         self._priority: list[float] = []
+        self._rank = self._priority.__getitem__
         #: step → the priority that its thread has afterwards; fresh ones are above 0
         self._changes = {rng.randrange(steps): -change for change in range(1, depth)}
         self._last = -1
@@ -53,10 +54,10 @@ class Priorities:
             if self._at in self._changes:
                 priority[self._last] = self._changes[self._at]
             self._at = count
-            while len(priority) <= live[-1]:
-                priority.append(self._random())
-        self._last = max(live, key=priority.__getitem__)
-        return self._last
+            if len(priority) <= live[-1]:
+                priority += [self._random() for _ in range(len(priority), live[-1] + 1)]
+        self._last = last = max(live, key=self._rank)
+        return last
 
 
 class Sampling:

@@ -251,25 +251,29 @@ class Search:
     def _repeat(self, crew: Crew, depth: int, meter: Meter) -> list[Clock]:
         """Perform the steps that this execution shares with the last; return the clocks."""
         subject, order, check = self.subject, self._order, self.subject.check
-        pending, resume, place, clocks = crew.pending, crew.resume, crew.place, order.clocks
+        pending, resume, place = crew.pending, crew.resume, crew.place
+        newborn = subject.newborn
         known: list[Clock] = [{} for _ in pending]
-        for index in range(depth):
-            if not index & (METER_STEPS - 1):
-                meter.read(METER_STEPS if index else 0)
-            thread = self.frames[index].thread
+        meter.read(0)
+        for index, frame in enumerate(self.frames[:depth]):
+            thread = frame.thread
             step = pending[thread]
             if step is None:
                 raise NotAFunctionError(
                     "the subject does not repeat itself: a thread is missing"
                 )
-            if order.brings_cells(index):
+            if index == len(order.threads):  # taken up from a token
+                self._account(crew, frame, {}, known)
+            elif order.brings[index]:
                 order.name(subject.cells(place[thread], step))
             if check is not None:
                 check(place[thread], step)
             pending[thread] = next(resume[thread], None)
-            known[thread] = clocks[index]
-            if subject.newborn:
+            known[thread] = order.clocks[index]
+            if newborn:
                 self._deliver(crew, thread, known)
+            if not index & (METER_STEPS - 1) and index:
+                meter.read(METER_STEPS)
         return known
 
     def _deliver(self, crew: Crew, parent: int, known: list[Clock]) -> None:
