@@ -13,7 +13,7 @@ from spfreplay.record.convert import Converter
 from spfreplay.record.faults import Touched
 from spfreplay.record.files import CachePicture, FileEntry, Key, Runs, born, find_folios
 from spfreplay.record.marks import Window, mappable
-from spfreplay.record.memoryfiles import MOST_PAGES, pages_written
+from spfreplay.record.memoryfiles import MOST_PAGES, Look, pages_written
 from spfreplay.record.pin import PinnedFiles, look_at
 from spfreplay.record.procfs import Snapshot
 from spfreplay.record.sizes import write_sizes
@@ -123,11 +123,8 @@ def _of_memory(
     lives: list[set[int]] = []
     # A segment of System V has no descriptor: no write() gets there.
     if entry.key[:2] != SHM_DEVICE or entry.path.startswith("/memfd:"):
-        held, old = _held(converter, entry.key), _is_older(entry, began)
-        if held is None:
-            found = look_at(entry.key, entry.path)
-            held = set(range(found.pages)) - _pages(found.absent) if found else set()
-        lives = pages_written(changes, touched, held, old=old)
+        look, old = _last_look(converter, entry), _is_older(entry, began)
+        lives = pages_written(changes, touched, look, old=old)
     entry.absent = runs_of(set(range(pages)) - (lives[0] if lives else set()))
     return _with_written(changes, lives)
 
@@ -140,12 +137,15 @@ def _is_older(entry: FileEntry, began: float) -> bool:
         return False  # memfd, System V segment, deleted
 
 
-def _held(converter: Converter, key: Key) -> set[int] | None:
+def _last_look(converter: Converter, entry: FileEntry) -> Look:
     """Return the pages that a file in memory had when it was last looked at."""
     for snapshot in reversed(converter.run.snapshots):
-        if key in snapshot.memory:
-            return {index for index, byte in enumerate(snapshot.memory[key]) if byte & 1}
-    return None
+        held = snapshot.memory.get(entry.key)
+        if held is not None:
+            return Look(snapshot.t, {index for index, byte in enumerate(held) if byte & 1})
+    found = look_at(entry.key, entry.path)
+    pages = set(range(found.pages)) - _pages(found.absent) if found is not None else set()
+    return Look(1 << 63, pages)
 
 
 def _with_written(changes: list[Change], lives: list[set[int]]) -> list[Change]:

@@ -17,7 +17,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from spfreplay.record.cachelog import Change
 from spfreplay.record.faults import FOUND, MADE, Touched
@@ -58,8 +58,15 @@ def _resident(fd: int) -> bytes:
         mapping.close()
 
 
+class Look(NamedTuple):
+    """The pages that a file in memory had at a time (ns; far away: now)."""
+
+    t: int
+    pages: set[int]
+
+
 def pages_written(
-    changes: list[Change], touched: list[Touched], held: set[int], *, old: bool = False
+    changes: list[Change], touched: list[Touched], look: Look, *, old: bool = False
 ) -> list[set[int]]:
     """Return the pages that came by write(), per life of the page.
 
@@ -67,7 +74,7 @@ def pages_written(
     written in their first life, and so on.
 
     :param touched: the faults on the file, ascending in time.
-    :param held: the pages there at the end.
+    :param look: the last one.
     :param old: the file is older than the recording: its first pages, too.
     """
     ends: dict[int, list[int]] = {}
@@ -80,7 +87,7 @@ def pages_written(
         life = bisect_right(ends.get(one.page, []), one.t)
         first.setdefault((life, one.page), one.found)
     lived = {(life, index) for index, times in ends.items() for life in range(len(times))}
-    lived.update((len(ends.get(index, ())), index) for index in held)
+    lived.update((bisect_right(ends.get(index, []), look.t), index) for index in look.pages)
     lived.update(place for place, found in first.items() if found == FOUND)
     lives: list[set[int]] = [
         set() for _ in range(1 + max((one[0] for one in lived), default=0))

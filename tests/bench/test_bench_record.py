@@ -1,13 +1,13 @@
 """What recording costs the recorded program, as ratios of one run."""
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from spfreplay.errors import CannotError
 from spfreplay.record.recorder import RecordOptions, record
-from spfreplay.record.tracefs import find_tracefs
+from spfreplay.record.tracefs import TracefsMount
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 ROUNDS = 6
@@ -15,8 +15,10 @@ ROUNDS = 6
 
 @pytest.fixture
 def faultheavy(tmp_path):
-    if os.geteuid() != 0 or find_tracefs() is None:
-        pytest.skip("needs root and tracefs")
+    try:
+        TracefsMount().close()
+    except CannotError as error:
+        pytest.skip(str(error))
     program = tmp_path / "faultheavy"
     source = PROGRAMS / "faultheavy.c"
     subprocess.run(["gcc", "-O1", "-pthread", "-o", program, source], check=True)

@@ -7,7 +7,7 @@ from spfreplay.record.convert import Converter
 from spfreplay.record.faults import FOUND, MADE, UNCERTAIN, Beyond, Touched
 from spfreplay.record.files import CachePicture, FileEntry, FileTable
 from spfreplay.record.marks import Window, mappable
-from spfreplay.record.memoryfiles import pages_written
+from spfreplay.record.memoryfiles import Look, pages_written
 from spfreplay.record.session import Run
 from spfreplay.record.sizes import write_sizes
 from spfreplay.record.tasks import Mapping, Token
@@ -46,15 +46,17 @@ def fault(t, page, found, mapping=None):
         (left(10, 1), [fault(5, 1, MADE)], {1}, [set(), {1}]),
         (left(10, 1), [fault(15, 1, MADE)], {1}, [{1}, set()]),
         (left(10, 1) + left(20, 1), [], set(), [{1}, {1}]),
+        # It left only after the look.
+        (left(200, 1), [], {1}, [{1}]),
     ],
 )
 def test_pages_that_write_made_are_told_from_those_of_faults(changes, touched, held, written):
-    assert pages_written(changes, touched, held) == written
+    assert pages_written(changes, touched, Look(100, held)) == written
 
 
 def test_an_old_file_had_its_pages_before_whoever_touched_them():
     touched = [fault(5, 0, UNCERTAIN), fault(5, 1, MADE)]
-    assert pages_written([], touched, {0, 1}, old=True) == [{0}]
+    assert pages_written([], touched, Look(100, {0, 1}), old=True) == [{0}]
 
 
 def sizes(cuts=(), seen=(), beyond=(), full=0x10000):

@@ -7,7 +7,7 @@ programs=$here/../../tests/programs
 mkdir -p "$1"
 cd "$1"
 cp "$programs"/* .
-for name in cstress faultheavy forkcow thp; do
+for name in cstress faultheavy forkcow resize thp; do
 	gcc -O1 -pthread -o "$name" "$name.c"
 done
 javac Alloc.java
@@ -34,5 +34,6 @@ rec cstress-stops --pin-cpus --checkpoint-every 0.1 -- ./cstress 3 500
 rec faultheavy --pin-cpus -- ./faultheavy 2 2
 rec forkcow -- ./forkcow
 rec thp -- ./thp
+rec resize -- ./resize beyond memfd
 rec java --pin-cpus -- java -Xmx64m -XX:+UseSerialGC Alloc 200
 rec node --pin-cpus -- node workers.js
