@@ -73,6 +73,8 @@ PREEMPT: Final = -2
 WAITING: Final = frozenset({LOCK, LOCK_READ, FLUSH, RCU_SYNC})
 #: kinds that :func:`spins` must be asked about
 SPINNING: Final = frozenset({TRYLOCK})
+#: kinds whose cells depend on who holds what
+STATEFUL: Final = frozenset({LOCK, LOCK_READ, TRYLOCK, UNLOCK, RCU_SYNC})
 #: locks that keep their holder on its CPU
 SPINLOCKS: Final = frozenset({PTL, PMD_LOCK, PAGE_TABLE_LOCK, MM_RB_LOCK})
 #: spinlocks that a protocol tries again and again
@@ -102,12 +104,34 @@ def cells(task: Task, step: Step) -> Touches:
     return _CELLS[step[0]](task, step[1], step[2])
 
 
+class Cells:
+    """:func:`cells` of one execution, with a memory: most steps come again and again.
+
+    It keeps the objects that it was asked about until :meth:`start`.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Step, Touches] = {}
+
+    def start(self) -> None:
+        """Forget everything: another execution begins."""
+        self._known.clear()
+
+    def __call__(self, task: Task, step: Step) -> Touches:
+        found = self._known.get(step)
+        if found is None:
+            found = _CELLS[step[0]](task, step[1], step[2])
+            if step[0] not in STATEFUL:
+                self._known[step] = found
+        return found
+
+
 def _life(obj: Any) -> Touches:
     return () if obj.__class__ in IMMORTAL else (((obj, LIFE), READ),)
 
 
 def _look(task: Task, obj: Any, field: int) -> Touches:
-    if obj.__class__ in IMMORTAL:
+    if obj.__class__ is MmStruct:
         if field == KEYS:  # a search goes by the order and by the live bounds
             return ((obj, KEYS), READ), ((obj, MM_RB), READ)
         return (((obj, field), READ),)
@@ -115,7 +139,7 @@ def _look(task: Task, obj: Any, field: int) -> Touches:
 
 
 def _store(task: Task, obj: Any, field: int) -> Touches:
-    if obj.__class__ in IMMORTAL:
+    if obj.__class__ is MmStruct:
         return (((obj, field), WRITE),)
     if field in (VM_START, VM_END):
         return ((obj, field), WRITE), ((obj, LIFE), READ), ((obj.vm_mm, KEYS), WRITE)

@@ -60,9 +60,9 @@ def validate_mm(kernel: Kernel) -> list[str]:
     wrong += rmap_errors(kernel)
     wrong += file_errors(kernel)
     wrong += [
-        f"{task} still has a gather or interrupts off"
+        f"{task} still has a gather, a spinlock, a flush to make up for, or interrupts off"
         for task in kernel.tasks.values()
-        if task.gather or task.irqs_off
+        if task.gather or task.irqs_off or task.preempt_count or task.tlb_ubc
     ]
     return wrong
 

@@ -6,7 +6,7 @@ import random
 import pytest
 from mm_cpus import LOAD, PAGE, STORE, Lanes
 
-from spfreplay.mm import conflicts, steps
+from spfreplay.mm import conflicts, steps, types
 from spfreplay.mm.build import PROTOCOL_MODULES, module_path
 from spfreplay.mm.conflicts import (
     ACQUIRE,
@@ -199,6 +199,35 @@ def test_a_wild_table_neither_waits_nor_spins(wild):
     assert not conflicts.spins((steps.TRYLOCK, wild, steps.PTL))
     assert cells(task, (steps.TRYLOCK, wild, steps.PTL))
     assert cells(task, (steps.READ, wild, steps.PTE))
+
+
+def test_the_memory_of_cells_tells_what_cells_tells():
+    remembered = conflicts.Cells()
+    for names in (("munmap", "store", "zero"), ("dontneed", "read only", "store first")):
+        remembered.start()
+        for lane in begin(names)[1]:
+            while lane.next is not None and not lane.blocked():
+                told = cells(lane.task, lane.next)
+                assert list(remembered(lane.task, lane.next)) == list(told)
+                lane.step()
+
+
+def test_every_object_that_a_step_names_says_whether_it_is_freed():
+    for names in (("munmap", "store", "zero"), ("dontneed", "read only", "store first")):
+        for lane in begin(names)[1]:
+            while lane.next is not None and not lane.blocked():
+                assert lane.next[1].freed in (True, False)
+                lane.step()
+    classes = (
+        types.VmArea,
+        types.PageTable,
+        types.AnonVma,
+        types.Policy,
+        types.File,
+        types.Page,
+    )
+    for kind in (*classes, types.Compound, types.MmStruct, types.Task):
+        assert hasattr(kind, "freed"), kind
 
 
 # -- steps that share no cell commute ------------------------------------------
