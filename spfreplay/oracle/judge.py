@@ -27,7 +27,7 @@ from spfreplay.oracle.compare import (
     side_states,
 )
 from spfreplay.oracle.heap import move_break
-from spfreplay.oracle.limits import impose
+from spfreplay.oracle.limits import crowd, impose
 from spfreplay.oracle.programs import SLOTS, Op, Profile, heap_of
 from spfreplay.oracle.subject import DIRECT, EXECUTE, WRITE, Local, Remote
 from spfreplay.oracle.touch import SIGNALS
@@ -162,6 +162,8 @@ class Session:
         self.checked = 0
         self.answers = array("q")
         self.outcomes: Counter[str] = Counter()
+        if profile.crowded:
+            crowd()
 
     # -- operations ---------------------------------------------------------
     def step(self, number: int, op: Op) -> Difference | None:

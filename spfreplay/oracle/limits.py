@@ -29,7 +29,7 @@ from spfreplay_reference.contract import (
 MEMLOCK: Final = 60 * PAGE_SIZE
 STACK: Final = 128 * PAGE_SIZE
 #: Mappings that vm.max_map_count leaves to a crowded program.
-ROOM: Final = 40
+ROOM: Final = 16
 #: Whom a program without privileges runs as.
 NOBODY: Final = 65534
 _CROWD: Final = 0x3000_0000_0000  # above all private ranges
@@ -65,14 +65,14 @@ def limited(kernel: KernelProfile, profile: Profile) -> KernelProfile:
 def impose(profile: Profile) -> KernelProfile:
     """Give this process the limits of :func:`limited`, which is returned.
 
+    That of mappings takes :func:`crowd`.
+
     :raises OSError: the kernel refuses
     """
     kernel = this_kernel()
     wanted = limited(kernel, profile)
     _lower(resource.RLIMIT_STACK, kernel.stack_limit, wanted.stack_limit)
     _lower(resource.RLIMIT_MEMLOCK, kernel.memlock_limit, wanted.memlock_limit)
-    if profile.crowded:
-        _crowd(kernel.max_map_count - wanted.max_map_count)
     return wanted
 
 
@@ -82,15 +82,20 @@ def _lower(which: int, now: int, wanted: int) -> None:
         resource.setrlimit(which, (wanted, hard))
 
 
-def _crowd(total: int) -> None:
-    """Have this process use ``total`` mappings; the interpreter makes no more."""
+def crowd() -> None:
+    """Use all mappings but :data:`ROOM`; the interpreter makes no more from now on.
+
+    To be called when the process has all that it needs itself.
+
+    :raises OSError: the kernel refuses
+    """
     _libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     _libc.mallopt(_M_TOP_PAD, 16 << 20)
     # One object of each of the interpreter's arenas stays, and so do they.
     _spare.extend([bytes(400) for _ in range(60_000)][::500])
     with open("/proc/self/maps", "rb") as maps:
         mine = sum(not line.endswith(b"[vsyscall]\n") for line in maps)
-    count = total - mine
+    count = this_kernel().max_map_count - ROOM - mine
     flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE
     made = syscall(SYS_MMAP, _CROWD, count * PAGE_SIZE, PROT_NONE, flags, -1, 0)
     if made < 0:

@@ -278,7 +278,9 @@ class Generator:
         file, pgoff = -1, 0
         sharing = MAP_SHARED if rng.random() < 0.25 else MAP_PRIVATE
         if self.profile.files and rng.random() < 0.6:
-            file = rng.randrange(2 + self.profile.large)
+            file = rng.randrange(2)
+            if self.profile.large and rng.random() < 0.5:
+                file = LARGE_FILE
             size = Files.LARGE_PAGES if file == LARGE_FILE else Files.SHMEM_PAGES
             pgoff = rng.choice((0, 0, 1, 5, rng.randrange(size + 3)))
             sharing = rng.choice((MAP_SHARED, MAP_PRIVATE))
