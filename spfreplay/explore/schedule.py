@@ -51,6 +51,8 @@ def count_switches(choices: Sequence[int]) -> int:
 
 def thread_name(thread: int) -> str:
     """Return the letters of a thread: a … z, ba, bb … ."""
+    if thread < 0:
+        raise ValueError(f"no thread {thread}")
     letters = ""
     while True:
         thread, digit = divmod(thread, 26)

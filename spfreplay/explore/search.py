@@ -234,8 +234,9 @@ class Search:
         while True:
             if not depth & (METER_STEPS - 1):
                 meter.read(METER_STEPS if depth else 0)
-            if depth >= meter.longest:
-                self.outcome = self.subject.overlong(max(frame.place, 0))
+            if depth >= meter.longest and depth:
+                self.frames.pop()  # not performed
+                self.outcome = self.subject.overlong(self.frames[-1].place)
                 return OVERLONG
             loops = self._account(crew, frame, asleep, known)
             if not self._perform(crew, frame, known):

@@ -128,13 +128,16 @@ def test_an_empty_window_has_one_outcome():
 
 
 def test_a_bounded_search_is_never_called_complete():
-    toy = Toy(*WINDOWS["lost update"])
+    # AAA and BB can be merged in ten ways, each with an outcome of its own.  AAABB and
+    # BBAAA preempt nobody; ABBAA, AABBA, BAAAB once; ABAAB, AABAB, BABAA, BAABA twice;
+    # ABABA three times.
+    toy = Toy([("look", "x")] * 3, [("set", "x", 1), ("set", "x", 2)])
     sizes = []
-    for bound in range(4):
+    for bound in range(5):
         found = explore(toy, budget=Budget(), preemptions=bound)
         assert (found.mode, found.complete, found.resume) == ("bounded", False, "")
         sizes.append(len(found.outcomes))
-    assert sizes == [1, 2, 3, 3]
+    assert sizes == [2, 5, 9, 10, 10]
 
 
 def test_a_portfolio_is_complete_if_it_can():
