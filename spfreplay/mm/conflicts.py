@@ -51,7 +51,7 @@ from spfreplay.mm.steps import (
 )
 from spfreplay.mm.steps import READ as LOOK
 from spfreplay.mm.steps import WRITE as STORE
-from spfreplay.mm.types import Kernel, MmStruct, Task
+from spfreplay.mm.types import Kernel, MmStruct, SwapSlot, Task
 
 Step: TypeAlias = tuple[int, Any, int]
 #: cell, mode
@@ -80,7 +80,7 @@ SPINLOCKS: Final = frozenset({PTL, PMD_LOCK, PAGE_TABLE_LOCK, MM_RB_LOCK})
 #: spinlocks that a protocol tries again and again
 TRIED_AGAIN: Final = frozenset({PTL, PMD_LOCK})
 #: what is never freed here has no life cell
-IMMORTAL: Final = frozenset({MmStruct, Task})
+IMMORTAL: Final = frozenset({MmStruct, SwapSlot, Task})
 #: field of a lock -> the attribute that holds it; a page is its own lock
 LOCKS: Final = {
     PTL: "ptl",
@@ -234,6 +234,8 @@ def blocked(task: Task, step: Step, kernel: Kernel) -> bool:
     if kind == LOCK:
         return _is_held(obj, field)
     if kind == LOCK_READ:
+        if field == PAGE_LOCK:  # a wait that takes nothing
+            return _is_held(obj, field)
         lock = _lock_of(obj, field)
         return lock is not None and lock.writer is not None
     if kind == FLUSH:

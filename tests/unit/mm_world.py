@@ -86,6 +86,7 @@ class World:
         mm.mm_rb.insert(vma)
         vma.vm_rb_linked = True
         mm.map_count += 1
+        mm.total_vm += pages
         return vma
 
     def set_prot(self, vma):
