@@ -251,11 +251,12 @@ def anon_vma_beside_another_policy(both: Both) -> list[object]:
 
 
 def moved_next_to_a_monitor(both: Both) -> list[object]:
-    new = BASE + 4 * PAGE
+    old, new, length = BASE + 10 * PAGE, BASE + 4 * PAGE, 2 * PAGE
     return [
-        both.register(BASE + 2 * PAGE, 2 * PAGE, c.UFFD_MISSING),
-        both.register(BASE + 10 * PAGE, 2 * PAGE, c.UFFD_MISSING),
-        both.simple(c.OP_MREMAP, SYS_MREMAP, BASE + 10 * PAGE, 2 * PAGE, 2 * PAGE, MOVE, new),
+        both.register(BASE + 2 * PAGE, length, c.UFFD_MISSING),
+        both.register(old, length, c.UFFD_MISSING),
+        both.simple(c.OP_MREMAP, SYS_MREMAP, old, length, length, MOVE, new),
+        both.register(BASE + 6 * PAGE, length, c.UFFD_MISSING),  # joins neither
     ]
 
 
