@@ -241,7 +241,7 @@ class Search:
             loops = self._account(crew, frame, asleep, known)
             if not self._perform(crew, frame, known):
                 if self._races:
-                    frame.todo |= frame.enabled
+                    self._ask_for_others(frame)
                     self._ask_for_waiting(crew, frame.enabled, frame.loops, known)
                 return OUTCOME
             depth += 1
@@ -430,6 +430,10 @@ class Search:
                 clock = known[thread].copy()
                 for race in self._order.meet(thread, self._touches(crew, loops, thread), clock):
                     self._ask_for(race, thread, clock)
+
+    def _ask_for_others(self, frame: Frame) -> None:
+        """Have all others tried where a step failed: what they would do is not seen."""
+        frame.todo |= frame.enabled
 
     def _ask_for(self, first: int, thread: int, clock: Clock) -> None:
         """Have step ``first`` and a step of ``thread`` that race run the other way round.

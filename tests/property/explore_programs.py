@@ -13,8 +13,8 @@ def random_window(seed: int) -> Toy:
     """Return a window of two or three threads, and whom they bear."""
     rng = random.Random(seed)
     count = rng.choice((2, 2, 3))
-    longest = 5 if count == 2 else 3
-    return Toy(*(random_program(rng, rng.randint(1, longest)) for _ in range(count)))
+    longest = 7 if count == 2 else 4
+    return Toy(*(random_program(rng, rng.randint(2, longest)) for _ in range(count)))
 
 
 def random_program(rng: random.Random, length: int, depth: int = 0) -> Program:
@@ -28,7 +28,7 @@ def random_program(rng: random.Random, length: int, depth: int = 0) -> Program:
 def random_piece(rng: random.Random, depth: int) -> Program:
     x, lock, thing = rng.choice(VARIABLES), rng.choice(LOCKS), rng.choice(OBJECTS)
     field = rng.randint(0, 1)
-    plain = [("look", x)], [("set", x, rng.randint(1, 2))], [("inc", x)]
+    plain = [("look", x)], [("set", x, rng.randint(1, 2))], [("inc", x), ("look", x)]
     objects = [("use", thing, field)], [("free", thing)]
     if depth > 1:
         return rng.choice((*plain, *objects))

@@ -226,7 +226,8 @@ class Toy:
     def _use(self, me, name, what, field):
         yield USE, what, field
         cell = f"{what}.{field}"
-        self.variables[cell] = self.variables.get(cell, 0) + 1
+        self.variables[cell] = value = self.variables.get(cell, 0) + 1
+        self.logs[name].append(value)
 
     def _free(self, me, name, what):
         yield FREE, what, 0
@@ -261,6 +262,22 @@ WINDOWS = {
         [("use", "vma", 1), ("use", "vma", 2), ("look", "x")],
         [("set", "x", 1), ("free", "vma"), ("set", "y", 1)],
         [("look", "y"), ("set", "x", 2)],
+    ],
+    "free in another field only": [
+        [("use", "vma", 2)],
+        [("look", "x"), ("free", "vma")],
+    ],
+    "the second cell of a step": [
+        [("use", "vma", 1)],
+        [("use", "vma", 1), ("use", "vma", 1)],
+    ],
+    "each fails for himself": [
+        [("free", "p"), ("use", "p", 0)],
+        [("free", "q"), ("use", "q", 0)],
+    ],
+    "spin on a lock whose holder flushes": [
+        [("lock", "ptl"), ("flush",), ("inc", "x"), ("unlock", "ptl")],
+        [("spin", "ptl"), ("look", "x")],
     ],
     "use after free by the third": [
         [("free", "vma")],
