@@ -272,6 +272,18 @@ def collapse_with_a_monitor(both: Both) -> list[object]:
     ]
 
 
+def collapse_without_rights(both: Both) -> list[object]:
+    whole = BASE, 512 * PAGE
+    return [
+        both.access(5, 7),
+        both.simple(c.OP_MPROTECT, SYS_MPROTECT, *whole, c.PROT_NONE),
+        both.collapse(0),
+        both.check(),
+        both.simple(c.OP_MPROTECT, SYS_MPROTECT, *whole, RW),
+        both.access(5),
+    ]
+
+
 def collapse_and_look(both: Both) -> list[object]:
     return [both.access(5, 7), both.collapse(0), both.access(5), both.access(6)]
 
@@ -284,6 +296,7 @@ def collapse_and_look(both: Both) -> list[object]:
         moved_next_to_a_monitor,
         collapse_where_it_is_forbidden,
         collapse_with_a_monitor,
+        collapse_without_rights,
         collapse_and_look,
     ],
 )
