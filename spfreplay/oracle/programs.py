@@ -121,7 +121,7 @@ class Profile(NamedTuple):
 
 PROFILES: Final = {
     "anon": Profile(),
-    "file": Profile(files=True, large=True),
+    "file": Profile(files=True),
     "fork": Profile(pages=96, forks=True),
     "mixed": Profile(pages=128, forks=True, files=True),
     "thp": Profile(pages=2048, align=512, huge=True, forks=True),
@@ -129,6 +129,7 @@ PROFILES: Final = {
     "lock": Profile(pages=96, forks=True, locks=True, files=True),
     "brk": Profile(pages=192, forks=True, heap=True),
     "crowd": Profile(pages=160, files=True, crowded=True),
+    "folio": Profile(files=True, large=True),
 }
 
 MIX: Final = {
@@ -277,9 +278,9 @@ class Generator:
             flags = MAP_FIXED
         file, pgoff = -1, 0
         sharing = MAP_SHARED if rng.random() < 0.25 else MAP_PRIVATE
-        if self.profile.files and rng.random() < 0.6:
+        if self.profile.files and rng.random() < (0.9 if self.profile.large else 0.6):
             file = rng.randrange(2)
-            if self.profile.large and rng.random() < 0.5:
+            if self.profile.large and rng.random() < 0.8:
                 file = LARGE_FILE
             size = Files.LARGE_PAGES if file == LARGE_FILE else Files.SHMEM_PAGES
             pgoff = rng.choice((0, 0, 1, 5, rng.randrange(size + 3)))

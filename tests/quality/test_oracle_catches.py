@@ -1,11 +1,17 @@
 """The live-kernel judge finds planted bugs: each engine here is wrong in one way."""
 
+import itertools
+import os
+import time
 from array import array
 
 import pytest
+from oracle_plants import PLANTS, planted
 
 from spfreplay.oracle.campaign import factory, judge_program
+from spfreplay.oracle.judge import How
 from spfreplay.oracle.kernel import cannot_judge
+from spfreplay.oracle.runner import DEFAULT
 from spfreplay_reference import contract as c
 
 pytestmark = [
@@ -13,7 +19,9 @@ pytestmark = [
     pytest.mark.skipif(bool(cannot_judge()), reason=cannot_judge() or "can judge"),
 ]
 
-SEEDS, OPERATIONS = 20, 250
+OPERATIONS = 250
+#: Seconds in which random programs have to show a bug.
+LIMIT = 60
 
 
 class Planted:
@@ -203,13 +211,31 @@ BUGS = [
 ]
 
 
-def differs(engine, profile, seed):
-    judged = judge_program({"planted": engine}, profile, seed, OPERATIONS).judged
-    return judged.found is not None
+def differs(engine, profile, seed, how=DEFAULT):
+    found = judge_program({"planted": engine}, profile, seed, OPERATIONS, how).judged.found
+    return found is not None and found.what not in ("died", "failed")
+
+
+def seed_that_finds(engine, profile, how=DEFAULT):
+    """Return the first seed whose program shows the bug; say how long it took."""
+    start = time.monotonic()
+    for seed in itertools.count(1):
+        if differs(engine, profile, seed, how):
+            break
+        assert time.monotonic() - start < LIMIT, "not found in time"
+    print(f"found by {profile} {seed} after {time.monotonic() - start:.1f} s")
+    return seed
 
 
 @pytest.mark.parametrize(("bug", "profile"), BUGS, ids=lambda x: getattr(x, "__name__", x))
-def test_planted_bug_is_found(bug, profile):
-    seed = next(seed for seed in range(1, SEEDS + 1) if differs(bug, profile, seed))
+def test_bug_at_the_door_is_found(bug, profile):
+    seed = seed_that_finds(bug, profile)
     # ... and it is the bug that was found: without it the program is in order.
     assert not differs(factory("reference"), profile, seed)
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.claim)
+def test_bug_in_the_reference_is_found(plant):
+    how = How(unprivileged=not plant.privileged and os.geteuid() == 0)
+    seed = seed_that_finds(planted(plant), plant.profile, how)
+    assert not differs(factory("reference"), plant.profile, seed, how)
