@@ -326,9 +326,10 @@ def _taken_away(before: Branch, copier: Copier, name: int) -> dict[tuple[int, in
         return {}
     mm = before.kernel._mm(name)
     bits, frames = layer_of(now.bits), layer_of(now.frames)
-    written = set(mm.bits)
     if bits is not None and frames is not None:
         written = {*bits.changed, *frames.changed}
+    else:
+        written = set(mm.bits)
     gone: dict[tuple[int, int], Stale] = {}
     for vpn in written:
         old = _translation(mm, vpn)

@@ -3,7 +3,7 @@
 import pytest
 
 from spfreplay_reference import contract as c
-from spfreplay_reference import legal, snapshot
+from spfreplay_reference import layers, legal, snapshot
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.engine import LockedKernel, Unsupported
 from spfreplay_reference.keys import key_of
@@ -87,6 +87,19 @@ def test_the_cost_is_that_of_the_window(monkeypatch):
         return len(count), len(kernel._mm(1).frames)
 
     assert (looked_at(4)[0], looked_at(3000)[1]) == (looked_at(3000)[0], 3000)
+
+
+def test_nothing_walks_all_pages_of_an_mm(monkeypatch):
+    walks = []
+    walk = layers.Layer.__iter__
+
+    def counted(self):
+        walks.append(self)
+        return walk(self)
+
+    monkeypatch.setattr(layers.Layer, "__iter__", counted)
+    legal.legal_set(mm_of(64), WINDOW, relaxations=legal.RELAXATIONS)
+    assert walks == []
 
 
 @pytest.mark.parametrize("names", [("no-such",), (legal.DOWNGRADE,)])
