@@ -270,7 +270,8 @@ def put_page(kernel: Kernel, page: Page) -> Steps[None]:
 
 def free_page(kernel: Kernel, page: Page) -> None:
     """Forget a frame; with the last subpage the huge page."""
-    page.freed = True
+    if WINDOW:
+        page.freed = True
     kernel.mem_map.pop(page.pfn, None)
     if kernel.compounds:
         compound = kernel.compounds.get(page.pfn >> 9)
