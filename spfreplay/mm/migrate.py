@@ -25,6 +25,7 @@ from spfreplay.mm.steps import (
     PTL,
     READ,
     RMW,
+    SWAP_CACHE,
     UNLOCK,
     VM_FLAGS,
     VM_PAGE_PROT,
@@ -45,6 +46,7 @@ from spfreplay.mm.types import (
     MmStruct,
     Page,
     PageTable,
+    SwapSlot,
     Task,
     VmArea,
 )
@@ -94,8 +96,13 @@ def unmap_and_move(task: Task, kernel: Kernel, page: Page, newpage: Page) -> Ste
         newpage.locked = False  # private
         return False
     yield from try_to_unmap(task, page, None, False)
-    yield RMW, page, PAGE_MAPCOUNT
-    moved = migrate_page_move_mapping(kernel, page, newpage)
+    slot = kernel.swapcache.get(page.pfn)
+    if slot is None:
+        yield RMW, page, PAGE_MAPCOUNT
+        moved = migrate_page_move_mapping(kernel, None, page, newpage)
+    else:
+        yield RMW, slot, SWAP_CACHE
+        moved = migrate_page_move_mapping(kernel, slot, page, newpage)
     if moved:
         yield READ, page, PAGE_CONTENT
         newpage.content = page.content
@@ -106,13 +113,14 @@ def unmap_and_move(task: Task, kernel: Kernel, page: Page, newpage: Page) -> Ste
     return moved
 
 
-def migrate_page_move_mapping(kernel: Kernel, page: Page, newpage: Page) -> bool:
+def migrate_page_move_mapping(
+    kernel: Kernel, slot: SwapSlot | None, page: Page, newpage: Page
+) -> bool:
     """Let ``newpage`` be what ``page`` was, if only the cache and we have a reference to it.
 
     Models: mm/migrate.c:migrate_page_move_mapping()
     Context: locks of both.
     """
-    slot = kernel.swapcache.get(page.pfn)
     if page.mapcount or page.refcount != (1 if slot is None else 2):
         return False
     newpage.anon_vma = page.anon_vma

@@ -1,8 +1,8 @@
 """The swap cache: pages that stand for a slot of the swap area.
 
-``slot.cached`` comes under the cell (slot, SWAP_CACHE) and goes under the cell
-(page, PAGE_MAPCOUNT), together with the cache's reference.  Whoever looks a
-page up sees first which it is, then takes a reference if it still is that.
+``slot.cached`` comes and goes together with the cache's reference, and whoever
+looks a page up takes one as well: the cell (slot, SWAP_CACHE) is all of that.
+Whether a page is in the cache does not change while it is locked.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ def swp_offset(pte: int) -> int:
 # -- the cache --------------------------------------------------------------
 
 
-def get_cached(slot: SwapSlot, page: Page) -> bool:
-    """Take a reference to ``page`` if it is still the one of ``slot``."""
-    if slot.cached is not page:
-        return False
-    page.refcount += 1
-    return True
+def get_cached(slot: SwapSlot) -> Page | None:
+    """Return the page of ``slot`` with a reference more, or None."""
+    page = slot.cached
+    if page is not None:
+        page.refcount += 1
+    return page
 
 
 def lookup_swap_cache(slot: SwapSlot) -> Steps[Page | None]:
@@ -97,13 +97,8 @@ def lookup_swap_cache(slot: SwapSlot) -> Steps[Page | None]:
 
     Models: mm/swap_state.c:lookup_swap_cache(), mm/filemap.c:find_get_page()
     """
-    yield READ, slot, SWAP_CACHE
-    page = slot.cached
-    if page is None:
-        return None
-    yield RMW, page, PAGE_MAPCOUNT
-    found = get_cached(slot, page)
-    return page if found else None
+    yield RMW, slot, SWAP_CACHE
+    return get_cached(slot)
 
 
 def insert_cached(kernel: Kernel, slot: SwapSlot, page: Page) -> None:
@@ -148,7 +143,7 @@ def delete_from_swap_cache(kernel: Kernel, page: Page) -> Steps[None]:
     Context: page lock, a reference of one's own.
     """
     slot = kernel.swapcache[page.pfn]
-    yield RMW, page, PAGE_MAPCOUNT
+    yield RMW, slot, SWAP_CACHE
     remove_cached(kernel, slot, page)
 
 

@@ -23,6 +23,7 @@ from spfreplay.mm.steps import (
     PTL,
     READ,
     RMW,
+    SWAP_CACHE,
     TRYLOCK,
     UNLOCK,
     WRITE,
@@ -137,9 +138,13 @@ def pageout(kernel: Kernel, slot: SwapSlot, page: Page) -> Steps[None]:
     Context: page lock, a reference.
     """
     freed = yield from try_to_free_swap(kernel, page)
-    if not freed:
-        yield from swap_writepage(slot, page)
-        yield RMW, page, PAGE_MAPCOUNT
+    if freed:
+        return
+    yield from swap_writepage(slot, page)
+    yield READ, page, PAGE_MAPCOUNT
+    others = page.refcount - 2  # the cache's and reclaim's
+    if not others:
+        yield RMW, slot, SWAP_CACHE
         remove_mapping(kernel, slot, page)
 
 
@@ -160,5 +165,5 @@ def remove_mapping(kernel: Kernel, slot: SwapSlot, page: Page) -> None:
 
     Models: mm/vmscan.c:__remove_mapping()
     """
-    if page.refcount == 2:  # the cache's and reclaim's
+    if page.refcount == 2:
         remove_cached(kernel, slot, page)

@@ -48,7 +48,7 @@ SHARED = {
     "total_vm": {"TOTAL_VM"}, "locked_vm": {"LOCKED_VM"}, "def_flags": {"DEF_FLAGS"},
     "brk": {"BRK"}, "mmap_sem": {"MMAP_SEM"}, "mm_rb_lock": {"MM_RB_LOCK"},
     "page_table_lock": {"PAGE_TABLE_LOCK"},
-    "swap_count": {"SWAP_MAP"}, "cached": {"SWAP_CACHE", "PAGE_MAPCOUNT"},
+    "swap_count": {"SWAP_MAP"}, "cached": {"SWAP_CACHE"},
     "ptl": {"PTL", "PMD_LOCK"}, "lock": {"ANON_VMA_LOCK"},
 }  # fmt: skip
 #: what nobody can change while mmap_sem is held for write

@@ -15,6 +15,7 @@ from spfreplay.mm.steps import (
     PAGE_LOCK,
     PAGE_MAPCOUNT,
     PTE,
+    RMW,
     SWAP_CACHE,
     VM_START,
 )
@@ -281,7 +282,7 @@ def test_flags_that_are_kept_drop_a_mmap_sem_that_is_not_held():
 
 def test_entry_that_was_served_meanwhile_is_not_served_twice():
     lanes = swapped()
-    late = lanes.access(1, 0, STORE).until(LOOK, SWAP_CACHE)
+    late = lanes.access(1, 0, STORE).until(RMW, SWAP_CACHE)
     lanes.store(2, 0)
     _, last = lanes.store(2, 0)
     late.finish()
