@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -90,6 +91,7 @@ def straighten(
     *,
     same: Callable[[Hashable, Hashable], bool] = lambda a, b: a == b,
     tries: int = 2000,
+    seconds: float | None = None,
 ) -> tuple[int, ...]:
     """Return an order with the same outcome and as few switches as a greedy search finds.
 
@@ -98,7 +100,9 @@ def straighten(
     fewer switches.
 
     :param tries: executions to spend at most
+    :param seconds: of wall clock, likewise
     """
+    deadline = None if seconds is None else time.monotonic() + seconds
     wanted = outcome_of(subject, choices)
     best = tuple(choices)
     improved = True
@@ -108,8 +112,8 @@ def straighten(
             if count_switches(candidate) >= count_switches(best):
                 continue
             tries -= 1
-            if tries < 0:
-                break
+            if tries < 0 or (deadline is not None and time.monotonic() > deadline):
+                return best
             if _comes_to(subject, candidate, wanted, same):
                 best, improved = candidate, True
                 break

@@ -225,6 +225,8 @@ class Search:
         known = self._repeat(crew, depth, meter)
         if self.frames:
             frame = self.frames[depth]
+            if self._enabled(crew, frame.loops) != frame.enabled:
+                raise NotAFunctionError("the subject does not repeat itself: others can go on")
             asleep = self._fall_asleep(crew, frame)
         else:
             asleep = {}

@@ -8,6 +8,7 @@ from explore_toys import WINDOWS, Toy, toys
 from spfreplay.explore import Budget, ScheduleError, explore, run
 from spfreplay.explore.budget import METER_STEPS
 from spfreplay.explore.exploration import STRATEGIES
+from spfreplay.explore.search import NotAFunctionError
 
 LIMITS = Budget(executions=40)
 
@@ -120,6 +121,23 @@ def test_an_execution_that_is_too_long_leaves_the_search_incomplete():
     found = explore(Toy([("look", "x")] * 50), budget=Budget(longest=20))
     assert list(found.outcomes) == [("overlong",)]
     assert not found.complete
+
+
+class Forgetful(Toy):
+    """Blocks its lock every other time."""
+
+    def start(self):
+        self.rounds = getattr(self, "rounds", 0) + 1
+        return super().start()
+
+    def blocked(self, thread, step):
+        return self.rounds % 2 == 0 or super().blocked(thread, step)
+
+
+def test_a_subject_that_does_not_repeat_itself_is_a_fault_of_the_tool():
+    toy = Forgetful([("set", "x", 1)], [("set", "x", 2)], [("lock", "a")])
+    with pytest.raises(NotAFunctionError):
+        explore(toy, budget=Budget())
 
 
 def test_an_empty_window_has_one_outcome():
