@@ -19,6 +19,7 @@ from spfreplay.mm.types import (
 )
 from spfreplay.mm.vma import find_vma
 from spfreplay_reference.contract import (
+    OUT_UFFD,
     VM_EXEC,
     VM_IO,
     VM_LOCKONFAULT,
@@ -107,6 +108,9 @@ def faultin_page_range(
 def faultin_pages(task: Task, vma: VmArea, start: int, end: int, write: bool) -> Steps[int]:
     """Fault in every page of ``[start, end)`` that is not there with the right asked for.
 
+    A page that a userfaultfd monitor is to bring stays missing: the kernel would
+    wait for it here, for good.
+
     Models: mm/gup.c:__get_user_pages(), faultin_page()
     """
     mm = vma.vm_mm
@@ -119,6 +123,8 @@ def faultin_pages(task: Task, vma: VmArea, start: int, end: int, write: bool) ->
             if present:
                 break
             fault = yield from handle_mm_fault(task, vma, address, flags)
+            if task.vmf.outcome == OUT_UFFD:
+                break
             if fault & VM_FAULT_ERROR:
                 return -ENOMEM if fault & VM_FAULT_OOM else -EFAULT
         address += 4096

@@ -93,7 +93,7 @@ def sys_collapse(
 
     The setting of transparent_hugepage/enabled is not asked.
 
-    :return: 0; -EINVAL: it cannot be done there; -EAGAIN: a page is in use.
+    :return: 0; -EINVAL: it cannot be done there; -EAGAIN: a page is shared, or swapped out.
 
     Models: mm/khugepaged.c:khugepaged_scan_mm_slot(); 6.18 madvise_collapse_errno()
     Context: takes mmap_sem, for read to look and for write to collapse.
@@ -125,25 +125,28 @@ def hugepage_vma_revalidate(task: Task, mm: MmStruct, haddr: int) -> Steps[VmAre
     return None if anon_vma is None else vma
 
 
-def collapsible(vm_flags: int, ptes: array[int]) -> list[int] | None:
-    """Return which of 512 PTEs map anonymous pages; None: these cannot be collapsed.
+def collapsible(vm_flags: int, ptes: array[int]) -> tuple[int, list[int]]:
+    """Return 0, and which PTEs map pages that are to be copied; or -errno, and none.
 
     Pages that are missing, or zero, will be zero; but not where a monitor is to
-    bring them.  One page at least must be there.
+    bring them.  One page at least must be there, and all must be in memory.
 
     Models: mm/khugepaged.c:khugepaged_scan_pmd(), __collapse_huge_page_isolate(),
         what both ask of the PTEs; max_ptes_none 511, max_ptes_swap 0
     """
-    slots = []
+    slots: list[int] = []
+    elsewhere = False
     for slot, pte in enumerate(ptes):
         if is_none_or_zero(pte):
             continue
-        if not pte & PTE_PRESENT or pte >> PTE_CLASS_SHIFT != CLASS_ANON:
-            return None
-        slots.append(slot)
-    if not slots or (len(slots) < HPAGE_PMD_NR and userfaultfd_armed(vm_flags)):
-        return None
-    return slots
+        if pte & PTE_PRESENT and pte >> PTE_CLASS_SHIFT == CLASS_ANON:
+            slots.append(slot)
+        else:
+            elsewhere = True
+    a_monitors = len(slots) < HPAGE_PMD_NR and userfaultfd_armed(vm_flags)
+    if a_monitors or not (slots or elsewhere):
+        return -EINVAL, []
+    return (-EAGAIN, []) if elsewhere else (0, slots)
 
 
 def is_none_or_zero(pte: int) -> bool:
@@ -169,9 +172,8 @@ def khugepaged_scan_pmd(task: Task, mm: MmStruct, haddr: int) -> Steps[int]:
     table.ptl.lock(task)
     yield READ, table, PTE
     ptes = table.pte[:]
-    slots = collapsible(vma.vm_flags, ptes)
-    result = -EINVAL if slots is None else 0
-    for slot in slots or ():
+    result, slots = collapsible(vma.vm_flags, ptes)
+    for slot in slots:
         page = pfn_to_page(mm.kernel, ptes[slot] >> PTE_PFN_SHIFT)
         yield READ, page, PAGE_MAPCOUNT
         references = page.refcount
@@ -316,9 +318,7 @@ def __collapse_huge_page_isolate(vma: VmArea, table: PageTable) -> Steps[int]:
     pages: list[Page] = []
     yield READ, table, PTE
     ptes = table.pte[:]
-    slots = collapsible(vma.vm_flags, ptes)
-    if slots is None:
-        return -EINVAL
+    result, slots = collapsible(vma.vm_flags, ptes)
     for slot in slots:
         page = pfn_to_page(kernel, ptes[slot] >> PTE_PFN_SHIFT)
         yield TRYLOCK, page, PAGE_LOCK
@@ -333,10 +333,12 @@ def __collapse_huge_page_isolate(vma: VmArea, table: PageTable) -> Steps[int]:
                 continue
             yield UNLOCK, page, PAGE_LOCK
             page.unlock()
-        for each in pages:
-            yield from release_pte_page(kernel, each)
-        return -EAGAIN
-    return 0
+        result = -EAGAIN
+        break
+    if result:
+        for page in pages:
+            yield from release_pte_page(kernel, page)
+    return result
 
 
 def release_pte_page(kernel: Kernel, page: Page) -> Steps[None]:

@@ -191,9 +191,9 @@ def remap_move(
     while vma is not None and at < end:
         at = max(at, vma.vm_start)
         upto = min(end, vma.vm_end)
-        target = new_addr + (at - addr)
         if userfaultfd_armed(vma.vm_flags) and (at > addr or upto < end):
-            return -EFAULT  # one of several may not be a monitor's
+            return -EFAULT  # a monitor's VMA moves alone: vma_multi_allowed()
+        target = new_addr + (at - addr)
         error = check_prep_vma(mm, vma, at, upto - at, upto - at, flags)
         if error:
             return error

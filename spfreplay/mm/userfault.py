@@ -44,6 +44,7 @@ def handle_userfault(task: Task, vmf: VmFault) -> Steps[int]:
     mm = vma.vm_mm
     yield READ, vma, VM_USERFAULTFD_CTX
     ctx = vma.vm_userfaultfd_ctx
+    vmf.outcome = OUT_UFFD
     if ctx is None or not vmf.flags & FAULT_FLAG_ALLOW_RETRY:
         return VM_FAULT_SIGBUS
     yield RMW, ctx, VM_USERFAULTFD_CTX
@@ -52,8 +53,8 @@ def handle_userfault(task: Task, vmf: VmFault) -> Steps[int]:
     yield UNLOCK, mm, MMAP_SEM
     mm.mmap_sem.read_unlock(task)
     if must_wait:
-        vmf.outcome = OUT_UFFD
         return VM_FAULT_RETRY | VM_FAULT_ASLEEP
+    vmf.outcome = 0
     yield from userfaultfd_ctx_put(ctx)
     return VM_FAULT_RETRY
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from errno import EINVAL, ENOMEM
 from typing import Final
 
+from spfreplay.mm.mmap import MMAP_MIN_ADDR
 from spfreplay.mm.steps import (
     LOCK,
     MMAP_SEM,
@@ -108,7 +109,8 @@ def validate_range(start: int, length: int) -> bool:
 
     Models: fs/userfaultfd.c:validate_range()
     """
-    return bool(length) and not (start | length) & 4095 and start + length <= TASK_SIZE
+    whole_pages = length > 0 and not (start | length) & 4095
+    return whole_pages and start >= MMAP_MIN_ADDR and start + length <= TASK_SIZE
 
 
 def vma_can_userfault(vma: VmArea) -> bool:

@@ -87,6 +87,7 @@ MIX = {
     c.OP_BRK: 2, c.OP_MADVISE: 10, c.OP_MLOCK: 2, c.OP_MUNLOCK: 2, c.OP_MLOCKALL: 0.4,
     c.OP_MUNLOCKALL: 0.6, c.OP_FORK: 2, c.OP_EXEC: 0.5, c.OP_EXIT: 1.5, c.OP_CACHE_ADD: 0.5,
     c.OP_CACHE_DEL: 0.5, c.OP_SWAP_OUT: 9, c.OP_MIGRATE: 2, c.OP_NUMA_HINT: 4,
+    c.OP_MBIND: 3, c.OP_UFFD_REGISTER: 1, c.OP_UFFD_UNREGISTER: 1, c.OP_COLLAPSE: 3,
 }  # fmt: skip
 MAX_TASKS = 9
 
@@ -255,6 +256,14 @@ class Writer:
             return rng.choice(((0, 16, 4), (0, 20, 3), (0, 8, 8), (1, 30, 1), (3, 64, 16)))
         if op == c.OP_EXIT:
             return (0,)
+        if op == c.OP_MBIND:
+            return *self.span(), rng.choice((0, 1, 2, 2, 3, 4, -1))
+        if op in (c.OP_UFFD_REGISTER, c.OP_UFFD_UNREGISTER):
+            address, length = self.span()
+            length &= rng.choice((-PAGE, -PAGE, -PAGE, -1))
+            return address, length, rng.choice((1, 1, 2, 3, 0, 8))
+        if op == c.OP_COLLAPSE:
+            return (self.touched(),)
         if op in (c.OP_SWAP_OUT, c.OP_MIGRATE):
             return (rng.choice(self.stored[-12:]) if rng.random() < 0.9 else self.touched(),)
         if op == c.OP_NUMA_HINT:

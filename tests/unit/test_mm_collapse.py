@@ -32,7 +32,7 @@ from spfreplay.mm.steps import (
 )
 from spfreplay.mm.steps import READ as READ_STEP
 from spfreplay.mm.steps import WRITE as WRITE_STEP
-from spfreplay.mm.types import Task
+from spfreplay.mm.types import PAGE_SWAP, PFN_ZERO, PTE_PFN_SHIFT, Task
 from spfreplay.mm.validate import validate_mm
 from spfreplay_reference import contract as c
 
@@ -184,6 +184,13 @@ def test_what_cannot_be_collapsed_stays_as_it_is(form, change, error):
     assert collapse(world) == -error
     assert (world.mapped(), world.rss(), world.kernel.mem_map, vma.vm_sequence) == before
     assert world.kernel.compounds == compounds
+
+
+def test_page_that_is_swapped_out_stands_in_the_way(form):
+    world, _ = small_world(form)
+    table = pmd_of(world).entries[0]
+    table.pte[100] = PFN_ZERO << PTE_PFN_SHIFT | PAGE_SWAP
+    assert collapse(world) == -EAGAIN
 
 
 def test_all_pages_there_collapse_in_a_registered_range(form):

@@ -181,12 +181,14 @@ def test_unregistered_range_is_the_kernels_again(form):
     assert world.outcome(1, READ) == OUT_ZERO
 
 
-def test_populating_does_not_sleep(form):
+def test_populating_passes_over_what_a_monitor_is_to_bring(form):
     world = World(form)
     vma = world.vma(0, 8, RW)
+    world.access(2, READ)
     register(world, 0, 8)
     arguments = world.task, vma, vma.vm_start, vma.vm_end, False
-    assert world.call("populate_vma_page_range", *arguments) == -EFAULT
+    assert world.call("populate_vma_page_range", *arguments) == 0
+    assert world.mapped() == [2]
 
 
 def fork(world):
