@@ -29,7 +29,7 @@ from spfreplay_reference.contract import (
 
 SYS_MMAP, SYS_MPROTECT, SYS_MUNMAP, SYS_BRK, SYS_MREMAP, SYS_MADVISE = 9, 10, 11, 12, 25, 28
 SYS_MLOCK, SYS_MUNLOCK, SYS_MLOCK2, SYS_MLOCKALL, SYS_MUNLOCKALL = 149, 150, 325, 151, 152
-SYS_PREAD, SYS_PWRITE = 17, 18
+SYS_RT_SIGACTION, SYS_PREAD, SYS_PWRITE = 13, 17, 18
 PAGEMAP_SCAN: Final = 0xC0606610
 U64: Final = (1 << 64) - 1
 #: x86-64 `ret`, in every page of the test files at this offset

@@ -234,7 +234,7 @@ class Generator:
         if rng.random() < 0.85:
             first, count = rng.choice(self.areas[-8:])
             if rng.random() < 0.3:
-                return first, count
+                return first, min(count, limit - first)
             first = max(0, first + rng.randrange(-1, count + 1))
         else:
             first = rng.randrange(limit)

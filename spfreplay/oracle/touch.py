@@ -11,9 +11,11 @@ import mmap
 import signal
 from typing import Final, NamedTuple
 
+from spfreplay.oracle.kernel import SYS_RT_SIGACTION, syscall
+
 #: Bytes of the signal stack; its upper part takes the largest frame (AMX: 11 KiB).
 _STACK, _FRAME = 64 << 10, 16 << 10
-_SA_SIGINFO, _SA_ONSTACK = 4, 0x0800_0000
+_SA_SIGINFO, _SA_ONSTACK, _SA_RESTORER = 4, 0x0800_0000, 0x0400_0000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,13 +33,13 @@ class Touched(NamedTuple):
 
 
 class _SigAction(ctypes.Structure):
-    """struct sigaction of the C library on x86-64."""
+    """struct sigaction of the kernel on x86-64."""
 
     _fields_ = (
         ("handler", ctypes.c_void_p),
-        ("mask", ctypes.c_ubyte * 128),
-        ("flags", ctypes.c_int),
+        ("flags", ctypes.c_ulong),
         ("restorer", ctypes.c_void_p),
+        ("mask", ctypes.c_ulong),
     )
 
 
@@ -77,6 +79,8 @@ class Touch:
         "488b8a80000000 897960 8b4608 894168 488b4610 48894170"
         "488b4158 488982a8000000 488b4150 488982a0000000 c3"
     )
+    #: The way back from it.  Not the C library's: that may be a fault of its own.
+    _RESTORER = "b80f000000 0f05"
     CALL, LOAD, STORE, RUN = range(4)
 
     def __init__(self) -> None:
@@ -96,8 +100,10 @@ class Touch:
         self.words[11] = start + code.tell()
         code.write(bytes.fromhex(self._LEAVE))
         self._stack_top = _address(stack) + _STACK - _FRAME
-        _catch(start + code.tell(), _address(stack))
+        handler = start + code.tell()
         code.write(bytes.fromhex(self._HANDLER))
+        _catch(handler, start + code.tell(), _address(stack))
+        code.write(bytes.fromhex(self._RESTORER))
 
     def __call__(self, kind: int, *parameters: int) -> Touched:
         """Run a routine."""
@@ -117,15 +123,16 @@ def _address(memory: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
-def _catch(handler: int, stack: int) -> None:
+def _catch(handler: int, restorer: int, stack: int) -> None:
     """Let ``handler`` take the signals of bad accesses, on a stack of its own."""
     place = _Stack(stack, 0, _STACK)
-    action = _SigAction(handler, flags=_SA_SIGINFO | _SA_ONSTACK)
-    bad = _libc.sigaltstack(ctypes.byref(place), None)
+    if _libc.sigaltstack(ctypes.byref(place), None):
+        raise OSError(ctypes.get_errno(), "no signal stack")
+    action = _SigAction(handler, _SA_SIGINFO | _SA_ONSTACK | _SA_RESTORER, restorer, 0)
     for number in (signal.SIGSEGV, signal.SIGBUS):
-        bad = bad or _libc.sigaction(int(number), ctypes.byref(action), None)
-    if bad:
-        raise OSError(ctypes.get_errno(), "no signal handler")
+        error = syscall(SYS_RT_SIGACTION, number, ctypes.addressof(action), 0, 8)
+        if error:
+            raise OSError(-error, "no signal handler")
 
 
 def answer_of(touched: Touched, addr: int) -> int:
