@@ -44,7 +44,34 @@ def disagreement(seed):
     return None if found in (None, expected) else (seed, "all", toy.programs, found, expected)
 
 
-@pytest.mark.parametrize("block", range(4))
+def disagreements(seeds):
+    return [bad for seed in seeds if (bad := disagreement(seed))]
+
+
+@pytest.mark.parametrize("block", range(2))
 def test_all_searches_agree_on_random_windows(block):
-    seeds = range(block * 60, block * 60 + 60)
-    assert [bad for seed in seeds if (bad := disagreement(seed))] == []
+    assert disagreements(range(block * 30, block * 30 + 30)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(1, 7))
+def test_all_searches_agree_on_hundreds_of_random_windows(block):
+    assert disagreements(range(block * 100, block * 100 + 100)) == []
+
+
+@pytest.mark.parametrize("strategy", ["random", "pct", "portfolio"])
+@pytest.mark.parametrize("seed", range(20))
+def test_sampling_finds_nothing_that_cannot_be(strategy, seed):
+    toy = random_window(seed)
+    budget = Budget(executions=60)
+    assert set(explore(toy, budget=budget, strategy=strategy, seed=seed).outcomes) <= set(
+        explore(toy, budget=Budget()).outcomes
+    )
+
+
+@pytest.mark.parametrize("strategy", ["random", "pct"])
+@pytest.mark.parametrize("name", toys())
+def test_sampling_finds_no_false_deadlock_in_a_toy(strategy, name):
+    toy = toys()[name]
+    found = explore(toy, budget=Budget(executions=150), strategy=strategy, seed=1)
+    assert set(found.outcomes) <= all_outcomes(toy)
