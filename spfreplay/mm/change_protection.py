@@ -155,6 +155,7 @@ def change_pte_range(
     kernel = mm.kernel
     yield from flush_tlb_batched_pending(task, mm)
     pages = 0
+    hints = upgrade == PROT_NUMA
     if not table.used:
         slot = last
     batch = dirty = 0
@@ -163,17 +164,19 @@ def change_pte_range(
         pte = table.pte[i]
         if not pte:
             continue
-        if pte & PAGE_SWAP:
-            if pte & PAGE_RW:  # a page on its way: the next write has to fault
-                yield WRITE, table, PTE
-                table.pte[i] = pte & ~PAGE_RW
+        if hints and not wants_numa_hint(kernel, pte):
             continue
-        if upgrade == PROT_NUMA and not wants_numa_hint(kernel, pte):
-            continue
+        pte_class = pte >> PTE_CLASS_SHIFT
+        if pte_class:
+            if pte & PAGE_SWAP:
+                if pte & PAGE_RW:  # a page on its way: the next write has to fault
+                    yield WRITE, table, PTE
+                    table.pte[i] = pte & ~PAGE_RW
+                continue
+            if i >= batch and pte_class == CLASS_CACHE:
+                yield READ, table, PTE
+                batch, dirty = folio_pte_batch(kernel, table, i, last)
         pages += 1
-        if i >= batch and pte >> PTE_CLASS_SHIFT == CLASS_CACHE:
-            yield READ, table, PTE
-            batch, dirty = folio_pte_batch(kernel, table, i, last)
         entry = (pte | dirty) & PAGE_CHG_MASK | newprot
         if i + 1 >= batch:
             dirty = 0

@@ -67,6 +67,9 @@ def clean_ptes(task: Task, mm: MmStruct, table: PageTable, start: int, end: int)
     yield LOCK, table, PTL
     table.ptl.lock(task)
     yield from flush_tlb_batched_pending(task, mm)
+    kernel = mm.kernel
+    mem_map = kernel.mem_map
+    swapcache = kernel.swapcache
     for i in range(slot, slot + (end - start >> 12)):
         yield READ, table, PTE
         pte = table.pte[i]
@@ -79,9 +82,11 @@ def clean_ptes(task: Task, mm: MmStruct, table: PageTable, start: int, end: int)
             continue
         if not pte:
             continue
-        page = pfn_to_page(mm.kernel, pte >> PTE_PFN_SHIFT)
-        if mm.kernel.swapcache:
-            freed = yield from leave_swap_cache(mm.kernel, page)
+        page = mem_map.get(pte >> PTE_PFN_SHIFT)
+        if page is None:
+            page = pfn_to_page(kernel, pte >> PTE_PFN_SHIFT)
+        if swapcache:
+            freed = yield from leave_swap_cache(kernel, page)
             if not freed:
                 continue
         yield RMW, page, PAGE_MAPCOUNT  # mark_page_lazyfree()
