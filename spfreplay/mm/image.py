@@ -34,6 +34,7 @@ from spfreplay.mm.types import (
     PFN_CACHE,
     PFN_INITIAL,
     PFN_NOPAGE,
+    PFN_ZERO,
     PTE_PFN_SHIFT,
     SHMEM_VM_OPS,
     SPECIAL_MAPPING_VMOPS,
@@ -206,14 +207,18 @@ def mm_pages_in(mm: MmStruct, first: int, end: int) -> list[tuple[int, int]]:
 
 
 def page_frame(mm: MmStruct, vpn: int) -> int:
-    """Return the pfn that ``vpn`` maps, a name of its frame; 0 if none is mapped."""
+    """Return the pfn that ``vpn`` maps, a name of its frame; 0 if none is mapped.
+
+    A page of the swap cache goes by the name of its slot, as entries do.
+    """
     entry = pmd_entry(mm, vpn)
     if entry is None:
         return 0
     pte: int = (
         huge_subpage(entry, vpn & 511) if isinstance(entry, int) else entry.pte[vpn & 511]
     )
-    return pte >> PTE_PFN_SHIFT
+    slot = mm.kernel.swapcache.get(pte >> PTE_PFN_SHIFT)
+    return pte >> PTE_PFN_SHIFT if slot is None else PFN_ZERO | slot.name
 
 
 def vma_region(vma: VmArea) -> Region:

@@ -29,9 +29,17 @@ from spfreplay.mm.pte import (
     PTE_PRESENT,
 )
 from spfreplay.mm.rmap import anon_vma_alloc
+from spfreplay.mm.swap_state import (
+    insert_cached,
+    is_slot_entry,
+    swp_entry_to_pte,
+    swp_offset,
+)
 from spfreplay.mm.types import (
     PAGE_DIRTY,
     PAGE_RW,
+    PAGE_SWP_EXCLUSIVE,
+    PFN_INITIAL,
     PTE_PFN_SHIFT,
     AnonVma,
     File,
@@ -39,6 +47,7 @@ from spfreplay.mm.types import (
     MmStruct,
     Page,
     PageTable,
+    SwapSlot,
     Task,
     VmArea,
 )
@@ -75,7 +84,7 @@ def window_image(mm: MmStruct, ranges: Sequence[Range]) -> InitialImage:
             pages.append((vpn, bits))
             if bits & KIND_MASK != KIND_ZERO:
                 contents.append((vpn, word >> CONTENT_SHIFT))
-            if bits & PG_SHARED:
+            if bits & PG_SHARED or is_shared_entry(mm, vpn):
                 frames.append((vpn, page_frame(mm, vpn)))
     names: dict[AnonVma, int] = {}
     return InitialImage(
@@ -212,6 +221,8 @@ def set_pages(mm: MmStruct, image: InitialImage) -> None:
             page.content = contents.get(vpn, page.content)
             if bits & PG_SHARED and not isinstance(entry, int):
                 pte = share(mm, page, frames.get(vpn), pte)
+        elif is_slot_entry(pte):
+            pte = set_swap_entry(mm.kernel, pte, contents.get(vpn), frames.get(vpn))
         if not isinstance(entry, int):
             entry.pte[slot] = with_bits(pte, bits)
         elif not slot:
@@ -238,4 +249,38 @@ def share(mm: MmStruct, page: Page, name: int | None, pte: int) -> int:
         del kernel.mem_map[page.pfn]
         known.mapcount += 1
         known.refcount += 1
+    swapped = kernel.swap_slots.get(slot_name(name))
+    if swapped is not None and swapped.cached is None:
+        insert_cached(kernel, swapped, known)
     return known.pfn << PTE_PFN_SHIFT | pte & PTE_FLAGS_MASK
+
+
+def is_shared_entry(mm: MmStruct, vpn: int) -> bool:
+    """Tell whether a swap entry may be one of several, or was."""
+    entry = pmd_entry(mm, vpn)
+    pte = 0 if entry is None or isinstance(entry, int) else entry.pte[vpn & 511]
+    return is_slot_entry(pte) and not pte & PAGE_SWP_EXCLUSIVE
+
+
+def slot_name(name: int) -> int:
+    """Return the name of the slot of a frame that the images of a window call ``name``."""
+    return PFN_INITIAL | 1 << 48 | name & (1 << 48) - 1
+
+
+def set_swap_entry(kernel: Kernel, pte: int, content: int | None, name: int | None) -> int:
+    """Give the slot of ``pte`` its content, or the entry the slot of that name; return it."""
+    slot = kernel.swap_slots[swp_offset(pte)]
+    if content is not None:
+        slot.content = content
+    if name is None:
+        return pte
+    known = kernel.swap_slots.get(slot_name(name))
+    if known is None:
+        known = kernel.swap_slots[slot_name(name)] = SwapSlot(slot_name(name))
+        known.content = slot.content
+        page = kernel.named_frames.get(name)
+        if page is not None:
+            insert_cached(kernel, known, page)
+    del kernel.swap_slots[slot.name]
+    known.swap_count += 1
+    return swp_entry_to_pte(known, False)

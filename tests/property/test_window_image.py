@@ -12,7 +12,22 @@ from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay.mm.validate import validate_mm
 from spfreplay.mm.window_image import window_files, window_image
 from spfreplay.trace.container import open_trace
-from spfreplay_reference.contract import CLONE_THREAD, CLONE_VM, MM_NONE, OP_FORK
+from spfreplay_reference.contract import (
+    CLONE_THREAD,
+    CLONE_VM,
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+    MM_NONE,
+    OP_FORK,
+    OP_MMAP,
+    OP_SWAP_OUT,
+    PROT_READ,
+    PROT_WRITE,
+    X86_PF_USER,
+    X86_PF_WRITE,
+    InitialImage,
+    KernelProfile,
+)
 
 RECORDED = Path(__file__).resolve().parents[2] / "traces" / "recorded"
 NAMES = ["forkcow", "python-threads", "perl", "pipeline", "true", "sqlite"]
@@ -70,3 +85,30 @@ def test_replay_goes_on_from_an_image(name, part):
     assert [comparable(copy.image(mm)) for mm in copy.mms()] == [
         comparable(kernel.image(mm)) for mm in kernel.mms()
     ]
+
+
+@pytest.mark.parametrize("seen", ["nobody", "parent", "child"])
+def test_swap_entries_go_into_an_image_with_their_slots(seen):
+    """A page of two address spaces, swapped out, and perhaps read by one of them again."""
+    engine = SpeculativeKernel(KernelProfile(), ())
+    engine.exec(0, MM_NONE, 1, 1, InitialImage((), (), 0, 0))
+    prot, flags = PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
+    addr = engine.call(1, OP_MMAP, 1, 1, 0, 1 << 14, prot, flags, -1)
+    user, write = X86_PF_USER, X86_PF_USER | X86_PF_WRITE
+    engine.access(2, 1, 1, addr, write)
+    engine.call(3, OP_FORK, 1, 1, 2, 2, 0)
+    engine.access(4, 1, 1, addr + 4096, write)
+    for page in (0, 1):
+        assert engine.call(5 + page, OP_SWAP_OUT, 1, 1, addr + page * 4096) == 0
+    if seen != "nobody":
+        mm = 1 if seen == "parent" else 2
+        engine.access(7, mm, mm, addr, user)
+    copy = SpeculativeKernel(KernelProfile(), ())
+    for mm in (1, 2):
+        copy.exec(0, MM_NONE, mm, mm, window_image(engine.kernel.mms[mm], ALL))
+    for each in (engine, copy):
+        for stamp, mm in ((8, 1), (10, 2)):
+            each.access(stamp, mm, mm, addr, write)
+            each.access(stamp + 1, mm, mm, addr + 4096, user)
+        assert validate_mm(each.kernel) == []
+    assert [copy.image(mm) for mm in (1, 2)] == [engine.image(mm) for mm in (1, 2)]
