@@ -104,7 +104,7 @@ SAME_BACKING = (_NONE, _NONE, (_NONE, _NONE), (_NONE, _NONE))
 
 def _mm_key(branch: Branch, mm: Mm, names: Names) -> Hashable:
     base = branch.origin.get(mm)
-    counts = tuple(mm.rss), mm.users, mm.def_flags, mm.brk
+    counts = tuple(mm.rss), mm.users, mm.def_flags, mm.brk, mm.lost_lock
     if base is None:
         areas = tuple(_area_key(area, names) for area in mm.space.areas)
         frames = tuple((vpn, names.of(frame)) for vpn, frame in sorted(mm.frames.items()))
@@ -116,7 +116,8 @@ def _mm_key(branch: Branch, mm: Mm, names: Names) -> Hashable:
         for vpn, frame in sorted(_moved_frames(branch, mm), key=lambda item: item[0])
     )
     tables = cast(LayerSet, mm.tables).difference()
-    same = (tuple(base.rss), base.users, base.def_flags, base.brk) == counts
+    before = tuple(base.rss), base.users, base.def_flags, base.brk, base.lost_lock
+    same = before == counts
     if same and not (gone or new or bits or frames) and tables == (_NONE, _NONE):
         return NOTHING
     starts = tuple(area.start for area in gone)

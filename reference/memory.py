@@ -72,6 +72,7 @@ class Mm:
         "def_flags",
         "everyone",
         "frames",
+        "lost_lock",
         "max_areas",
         "rss",
         "space",
@@ -93,6 +94,8 @@ class Mm:
         self.start_brk = 0
         self.brk = 0
         self.def_flags = 0
+        #: bytes that still count as locked, though no area is (MREMAP_DONTUNMAP)
+        self.lost_lock = 0
 
     # -- pages -----------------------------------------------------------
 
@@ -226,4 +229,4 @@ def over_memlock(mm: Mm, profile: KernelProfile, length: int) -> bool:
     if profile.memlock_limit < 0:
         return False
     locked = sum(area.end - area.start for area in mm.space.areas if area.flags & VM_LOCKED)
-    return locked + length > profile.memlock_limit
+    return mm.lost_lock + locked + length > profile.memlock_limit

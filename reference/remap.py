@@ -272,7 +272,8 @@ def _leave_empty(mm: Mm, old: int, length: int) -> None:
     if area is None:
         return
     whole = area.start == old and area.end == old + length
-    if area.flags & LOCK_FLAGS:
+    if area.flags & VM_LOCKED:
+        mm.lost_lock += area.end - area.start  # never taken off the count
         area.flags &= ~LOCK_FLAGS
     if whole:
         area.anon, area.chain = None, 0

@@ -487,8 +487,7 @@ def dontunmap_complete(
 ) -> Steps[None]:
     """Leave the source mapped, but empty, unlocked and without an anon_vma.
 
-    Unlike 6.18, which counts the destination only, locked_vm stays the sum of
-    what is locked.
+    Like 6.18 it leaves what was locked in locked_vm, for ever.
 
     Younger than the series: the write section is what its rules ask for.
 
@@ -496,8 +495,7 @@ def dontunmap_complete(
     Context: mmap_sem (write).
     """
     if vma.vm_flags & VM_LOCKED:
-        yield WRITE, mm, LOCKED_VM
-        mm.locked_vm -= vma.vm_end - vma.vm_start >> 12
+        mm.locked_lost += vma.vm_end - vma.vm_start >> 12
     yield from vm_write_begin(task, vma)
     yield WRITE, vma, VM_FLAGS
     vma.vm_flags &= ~VM_LOCKED_MASK

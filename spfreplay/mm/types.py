@@ -355,10 +355,10 @@ class MmStruct:
     """``struct mm_struct``."""
 
     __slots__ = (
-        "brk", "def_flags", "id", "kernel", "locked_vm", "map_count", "mm_rb", "mm_rb_lock",
-        "mm_users", "mmap_sem", "page_table_lock", "pgd", "rss_anon", "rss_file", "rss_shmem",
-        "rss_swap", "start_brk", "tlb_flush_batched", "tlb_flush_pending", "total_vm",
-        "userfaultfd",
+        "brk", "def_flags", "id", "kernel", "locked_lost", "locked_vm", "map_count", "mm_rb",
+        "mm_rb_lock", "mm_users", "mmap_sem", "page_table_lock", "pgd", "rss_anon",
+        "rss_file", "rss_shmem", "rss_swap", "start_brk", "tlb_flush_batched",
+        "tlb_flush_pending", "total_vm", "userfaultfd",
     )  # fmt: skip
     freed: ClassVar[bool] = False  # what holds it to the end (mm_count) is not modelled
 
@@ -374,6 +374,7 @@ class MmStruct:
         self.map_count = 0  # mmap_sem
         self.total_vm = 0  # pages; mmap_sem
         self.locked_vm = 0  # pages; mmap_sem
+        self.locked_lost = 0  # of them those that no VMA accounts for any more
         self.def_flags = 0  # mmap_sem
         self.start_brk = 0  # constant after exec
         self.brk = 0  # mmap_sem

@@ -84,7 +84,7 @@ def vma_errors(mm: MmStruct) -> Iterator[str]:
     for name, held, counted in (
         ("map_count", mm.map_count, count),
         ("total_vm", mm.total_vm, total),
-        ("locked_vm", mm.locked_vm, locked),
+        ("locked_vm", mm.locked_vm - mm.locked_lost, locked),
     ):
         if held != counted:
             yield f"{name} is {held}, the VMAs say {counted}"
