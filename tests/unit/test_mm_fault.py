@@ -158,15 +158,29 @@ def test_fault_on_an_absent_page_brings_it_in_behind_its_window(form):
     ("folio", "mapped"),
     [
         ((8, 16), range(8, 32)),  # holds the first page of the window
-        ((24, 16), range(16, 40)),  # holds the last one
+        ((28, 8), range(16, 36)),  # holds the last one
+        ((24, 16), range(16, 32)),  # is the last of the file: stays as it is
         ((0, 64), range(16, 32)),  # does not fit below the end of the file
     ],
 )
 def test_window_grows_by_whole_large_folios(form, folio, mapped):
     world = World(form, files=[FILE._replace(folios=(folio,))])
+    world.vma(500, 1, RW)
+    world.access(500, WRITE)  # there is a page table
     world.vma(0, 60, R, file=5)
     world.access(20, READ)
-    assert world.mapped() == list(mapped)
+    assert world.mapped() == [*mapped, 500]
+
+
+@pytest.mark.parametrize(("table", "mapped"), [(False, []), (True, [48])])
+def test_last_page_of_a_file_is_mapped_ahead_only_into_a_table(form, table, mapped):
+    world = World(form, files=[FILE])
+    if table:
+        world.vma(500, 1, RW)
+        world.access(500, WRITE)
+    world.vma(48, 60, R, file=5, pgoff=39)
+    assert world.outcome(50, READ) == OUT_SIGBUS
+    assert world.mapped() == [*mapped, *[500] * table]
 
 
 def test_without_large_folios_the_window_stays(form):
