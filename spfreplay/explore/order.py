@@ -51,6 +51,9 @@ REVERSIBLE: Final = tuple(
 #: conflicts with every mode, so nothing before it need be looked at
 FULL: Final = tuple(mode in (WRITE, ACQUIRE, RELEASE) for mode in range(6))
 
+#: was free when this was done to it
+FINDS_FREE: Final = tuple(mode == ACQUIRE for mode in range(6))
+
 #: may let a failing try succeed, or a look see something else
 CHANGES: Final = tuple(mode not in (READ, READ_ACQUIRE) for mode in range(6))
 
@@ -192,6 +195,9 @@ class Order:
         seen: list[int],
     ) -> None:
         conflict, reversible = CONFLICT[mode], REVERSIBLE[mode]
+        # What has to wait may have had to already when somebody wrote (tried in
+        # vain): where it need not wait is in front of who took the cell.
+        stops = FINDS_FREE if mode in (ACQUIRE, READ_ACQUIRE) else FULL
         barrier = -1
         for index, other, done in reversed(cell.changes):
             full = FULL[done]
@@ -206,7 +212,7 @@ class Order:
             seen.append(index)
             if reversible[done]:
                 races.append(index)
-                if full:
+                if stops[done]:
                     break
         if mode != READ:
             for index, other in reversed(cell.reads):

@@ -81,6 +81,10 @@ def bugs():
         "spin",
     )  # fmt: skip
     yield (
+        "a try in vain hides who took it", order, "FINDS_FREE", order.FULL, ("complete",),
+        "a try in vain by the owner",
+    )  # fmt: skip
+    yield (
         "waits for ever, at random", Loops, "may_go",
         lambda self, thread, step, may_go=Loops.may_go: (
             may_go(self, thread, step) and not self._phase.get(thread)

@@ -325,6 +325,10 @@ WINDOWS = {
         [("lock", "a"), ("inc", "x"), ("unlock", "a")],
         [("try", "a", [("set", "x", 9)])],
     ],
+    "a try in vain by the owner": [
+        [("lock", "a"), ("try", "a", [])],
+        [("lock", "a"), ("set", "x", 1)],
+    ],
     "failure hides the others": [
         [("free", "vma"), ("look", "x")],
         [("use", "vma", 0), ("set", "x", 1), ("use", "vma", 1)],
