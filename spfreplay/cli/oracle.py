@@ -18,7 +18,18 @@ from spfreplay.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_MATCH, Cannot
 if TYPE_CHECKING:
     from spfreplay.oracle.campaign import CampaignResult, ProgramResult
 
-PROFILES: Final = ("anon", "file", "fork", "mixed", "thp", "stack", "lock", "brk", "crowd", "folio")
+PROFILES: Final = (
+    "anon",
+    "file",
+    "fork",
+    "mixed",
+    "thp",
+    "stack",
+    "lock",
+    "brk",
+    "crowd",
+    "folio",
+)
 
 #: Programs where neither their number nor a budget is given, and where a budget is.
 _DEFAULT_PROGRAMS: Final = 32
