@@ -5,8 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TYPING := $(VENV)/typing/spfreplay_reference
 DEMO   ?= traces/recorded/cstress.bin
+ORACLE ?= 60
+CANNOT := { [ $$? = 5 ] && echo 'SKIPPED: oracle: no operation was compared'; }
 
-.PHONY: help demo test check slow live bench clean
+.PHONY: help demo test check slow live oracle bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -35,8 +37,15 @@ check: $(STAMP) $(TYPING)  ## ruff and mypy --strict
 slow: $(STAMP)  ## the tests that take minutes, and those against the running kernel
 	@$(BIN)/pytest -m 'slow or live'
 
-live: $(STAMP)  ## only the tests against the running kernel (root, tracefs)
+live: $(STAMP)  ## only what the running kernel judges: its tests, then random programs
 	@$(BIN)/pytest -m live
+	@$(MAKE) --no-print-directory oracle
+
+# As root the same number of programs runs as nobody, too.  Says so where it cannot judge.
+oracle: $(STAMP)  ## random programs on this kernel, how many operations were compared
+	@$(BIN)/spfreplay oracle --quiet --programs $(ORACLE) || $(CANNOT)
+	@if [ $$(id -u) = 0 ]; then \
+	    $(BIN)/spfreplay oracle --quiet --programs $(ORACLE) --unprivileged || $(CANNOT); fi
 
 bench: $(STAMP)  ## print what things cost, as ratios of one run
 	@$(BIN)/pytest -m bench -s
