@@ -56,6 +56,7 @@ from spfreplay.mm.steps import (
     WRITE,
     Steps,
 )
+from spfreplay.mm.swap_state import try_to_free_swap
 from spfreplay.mm.tlb import flush_tlb_range, put_page
 from spfreplay.mm.types import (
     PAGE_ACCESSED,
@@ -176,7 +177,7 @@ def khugepaged_scan_pmd(task: Task, mm: MmStruct, haddr: int) -> Steps[int]:
     for slot in slots:
         page = pfn_to_page(mm.kernel, ptes[slot] >> PTE_PFN_SHIFT)
         yield READ, page, PAGE_MAPCOUNT
-        references = page.refcount
+        references = page.refcount - (page.pfn in mm.kernel.swapcache)
         if references != 1:
             result = -EAGAIN
             break
@@ -324,6 +325,8 @@ def __collapse_huge_page_isolate(vma: VmArea, table: PageTable) -> Steps[int]:
         yield TRYLOCK, page, PAGE_LOCK
         locked = page.trylock()
         if locked:
+            if kernel.swapcache:  # reuse_swap_page()
+                yield from try_to_free_swap(kernel, page)
             yield READ, page, PAGE_MAPCOUNT
             references = page.refcount
             if references == 1:

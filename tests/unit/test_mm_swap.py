@@ -4,6 +4,7 @@ import pytest
 from mm_cpus import LOAD, MM, PAGE, STORE, Lanes, Stuck, mutated
 from mm_world import BASE, READ, RW, WRITE, R, World
 
+from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay.mm.spf_reasons import SPF_CHANGED_PTL, SPF_NONE
 from spfreplay.mm.steps import (
     ANON_VMA,
@@ -209,6 +210,23 @@ def test_broken_slot_is_reported(broken):
     (slot,) = world.kernel.swap_slots.values()
     broken(slot, world.kernel)
     assert validate_mm(world.kernel) != []
+
+
+@pytest.mark.parametrize("form", ["straight", "window"])
+def test_page_that_came_back_from_swap_leaves_the_swap_cache_for_a_huge_page(form):
+    engine = SpeculativeKernel(c.KernelProfile(thp_enabled="madvise"), (), form=form)
+    engine.exec(0, c.MM_NONE, 1, 1, c.InitialImage((), (), 0, 0))
+    addr, user = 0x2000_0020_0000, c.X86_PF_USER
+    flags = c.MAP_PRIVATE | c.MAP_ANONYMOUS | c.MAP_FIXED
+    engine.call(1, c.OP_MMAP, 1, 1, addr, 2 << 20, 3, flags, -1)
+    engine.access(2, 1, 1, addr, user | c.X86_PF_WRITE)
+    assert engine.call(3, c.OP_SWAP_OUT, 1, 1, addr) == 0
+    assert engine.call(4, c.OP_COLLAPSE, 1, 1, addr) == -11  # not in memory
+    engine.access(5, 1, 1, addr, user)
+    assert len(engine.kernel.swapcache) == 1
+    assert engine.call(6, c.OP_COLLAPSE, 1, 1, addr) == 0
+    assert engine.page(1, addr >> 12) >> c.CONTENT_SHIFT == 3
+    assert (engine.kernel.swapcache, validate_mm(engine.kernel)) == ({}, [])
 
 
 # -- orders -----------------------------------------------------------------
