@@ -40,6 +40,7 @@ def fork(parent: Mm) -> Mm:
             continue
         areas.append(_copy_area(area))
         if not area.flags & VM_WIPEONFORK and _copies_pages(area):
+            _copy_tables(parent, child, area)
             _copy_pages(parent, child, area)
     child.space.areas = areas
     child.space.starts = [area.start for area in areas]
@@ -59,6 +60,15 @@ def _copy_area(area: Area) -> Area:
 def _copies_pages(area: Area) -> bool:
     """Pages that a fault would bring back just the same are not copied."""
     return area.anon is not None or bool(area.flags & COPY_ON_FORK)
+
+
+def _copy_tables(parent: Mm, child: Mm, area: Area) -> None:
+    """The child gets a page table wherever the parent has one, pages or not."""
+    first, last = area.start >> 21, area.end - 1 >> 21
+    if last - first < len(parent.tables):
+        child.tables.update(t for t in range(first, last + 1) if t in parent.tables)
+    else:
+        child.tables.update(t for t in parent.tables if first <= t <= last)
 
 
 def _copy_pages(parent: Mm, child: Mm, area: Area) -> None:
@@ -84,4 +94,3 @@ def _copy_pages(parent: Mm, child: Mm, area: Area) -> None:
         elif kind == KIND_FILE:
             child.rss[file_counter(area)] += 1
         child.bits[vpn] = bits
-        child.tables.add(vpn >> 9)
