@@ -44,6 +44,14 @@ class DiffOptions(NamedTuple):
     pages: tuple[int, int] | None = None
     first: int | None = None
     last: int | None = None
+    #: explore the orders of overlapping operations, and how much that may cost:
+    explore: bool = True
+    window_steps: int | None = None  # steps per distinct window; None: a share of 6 million
+    seconds: float | None = None  # for the whole trace
+    seed: int = 0
+    jobs: int = 1
+    preemptions: int | None = None
+    accept_known: bool = False  # races that are known defects do not count
 
     @property
     def limited(self) -> bool:
@@ -161,6 +169,61 @@ class MappingRow(NamedTuple):
     reason_faults: int
 
 
+class RaceFinding(NamedTuple):
+    """What an oracle noticed, and what its outcome means."""
+
+    outcome: str
+    what: str
+    place: str  # the protocol function whose step it was; "" at the end
+    tid: int
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Something that the speculative kernel can do and the locked one cannot.
+
+    The example is the plainest of all windows and orders that show it.
+    """
+
+    finding: RaceFinding
+    members: tuple[int, ...]  # event numbers of the example
+    events: tuple[NumberedEvent, ...]
+    window: int
+    schedule: str
+    switches: int
+    #: windows (or parts of them) and executions that show it
+    windows: int
+    executions: int
+    #: one per operation: what it returned, loaded, minus OUT_*; None: never ended
+    results: tuple[int | None, ...]
+    known: str = ""  # slug of a known defect of the protocol
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersTold:
+    """What was explored of the orders of a trace, in numbers."""
+
+    windows: int = 0  # windows of several threads, or parts of those that are too wide
+    distinct: int = 0
+    complete: int = 0
+    sampled: int = 0
+    undecided: int = 0
+    late: int = 0
+    not_explored: tuple[tuple[str, int], ...] = ()
+    executions: int = 0
+    cut: int = 0
+    steps: int = 0
+    outcomes: int = 0
+    legal: int = 0
+    relaxed: tuple[tuple[str, int], ...] = ()
+    chances: tuple[str, ...] = ()
+    races: tuple[Race, ...] = ()
+    #: every window was explored whole, and completely
+    all_complete: bool = False
+
+
 class MismatchRow(NamedTuple):
     """A call whose computed result is not the recorded one."""
 
@@ -212,6 +275,15 @@ class DiffResult:
     #: paths of the mapped files, by file id
     files: tuple[str, ...] = ()
     interrupted_at: int | None = None
+    orders: OrdersTold | None = None
+
+    @property
+    def new_races(self) -> tuple[Race, ...]:
+        """Return the races that count."""
+        races = self.orders.races if self.orders is not None else ()
+        if not self.options.accept_known:
+            return races
+        return tuple(race for race in races if not race.known)
 
     @property
     def exit_code(self) -> int:

@@ -7,7 +7,7 @@ Both engines advance together, chunk by chunk, in the recorded order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -20,6 +20,7 @@ from spfreplay.diff import (
     DiffResult,
     Divergence,
     MismatchRow,
+    OrdersTold,
 )
 from spfreplay.engines import (
     PLAYED_COLUMNS,
@@ -58,7 +59,8 @@ def diff_trace(
     """
     options = options or DiffOptions()
     build = make_pair or both_engines
-    cutter = Cutter(earliest_enters(trace), trace.tables.images, options.skew)
+    wide: list[tuple[int, ...]] = []
+    cutter = Cutter(earliest_enters(trace), trace.tables.images, options.skew, wide.append)
     examination = Examination(trace)
     comparison = Comparison(
         trace, build(trace, options), select(trace, options), options.image_every
@@ -76,21 +78,48 @@ def diff_trace(
         comparison.interrupted = True
     divergence = first_divergence(trace, options, build, comparison)
     health = examination.finish()
-    return conclude(trace, path, options, health, cutter.finish(), comparison, divergence)
+    windows = cutter.finish()
+    orders = None
+    if options.explore and wide and not comparison.interrupted and divergence is None:
+        orders = explore(trace, wide, options)
+    return conclude(trace, path, options, health, windows, comparison, divergence, orders)
+
+
+def explore(
+    trace: Trace, windows: Sequence[tuple[int, ...]], options: DiffOptions
+) -> OrdersTold:
+    """Try every order of the operations that overlap, as far as the budget goes."""
+    from spfreplay.orders import OrdersOptions, explore_windows
+    from spfreplay.races import told
+
+    how = OrdersOptions(
+        engine=engine_options(options),
+        steps=options.window_steps,
+        seconds=options.seconds,
+        seed=options.seed,
+        preemptions=options.preemptions,
+        jobs=options.jobs,
+    )
+    return told(trace, explore_windows(trace, windows, how), how.engine)
 
 
 def both_engines(trace: Trace, options: DiffOptions) -> Pair:
     """Build the reference and the protocol under test, each with its player."""
     tables = trace.tables
-    how = EngineOptions(
+    how = engine_options(options)
+    return (
+        Player(make_engine("locked", tables), tables),
+        Player(make_engine(options.protocol, tables, how), tables),
+    )
+
+
+def engine_options(options: DiffOptions) -> EngineOptions:
+    """Return what the options of a diff say to the engine under test."""
+    return EngineOptions(
         options.protocol,
         options.file_faults,
         options.speculate_single_threaded,
         options.form,
-    )
-    return (
-        Player(make_engine("locked", tables), tables),
-        Player(make_engine(options.protocol, tables, how), tables),
     )
 
 
@@ -112,6 +141,7 @@ def conclude(
     windows: WindowStats,
     comparison: Comparison,
     divergence: Divergence | None,
+    orders: OrdersTold | None = None,
 ) -> DiffResult:
     """Give the verdict its scope and say what limits it."""
     caps = []
@@ -124,13 +154,13 @@ def conclude(
     locked, speculative = comparison.pair
     listed = locked.mismatches[:_LISTED_MISMATCHES]
     events = fetch(trace, [one.event for one in listed])
-    return DiffResult(
+    result = DiffResult(
         path=path,
         sha256=trace.sha256,
         command=trace.tables.header.command,
         options=options,
         verdict=DIVERGED if divergence else UNKNOWN if caps else MATCH,
-        scope="recorded" if windows.in_wide_windows else "complete",
+        scope=scope_of(windows, orders),
         caps=tuple(caps),
         divergence=divergence,
         numbers=comparison.tally.numbers(comparison.images, comparison.pages),
@@ -143,4 +173,15 @@ def conclude(
         expect=trace.tables.header.expect,
         files=tuple(file.path for file in trace.tables.files),
         interrupted_at=comparison.played if comparison.interrupted else None,
+        orders=orders,
     )
+    return replace(result, verdict=DIVERGED) if result.new_races else result
+
+
+def scope_of(windows: WindowStats, orders: OrdersTold | None) -> str:
+    """Return how far "no divergence" reaches."""
+    if not windows.in_wide_windows:
+        return "complete"
+    if orders is None:
+        return "recorded"
+    return "complete" if orders.all_complete else "sampled"

@@ -10,6 +10,7 @@ import click
 from spfreplay.cli import failed
 from spfreplay.cli.options import (
     AddressRange,
+    Budget,
     Duration,
     Place,
     emit,
@@ -48,6 +49,33 @@ if TYPE_CHECKING:
     default="recorded",
     help="Exit 4 if a match has a lesser scope.",
 )
+@click.option(
+    "--recorded-order",
+    is_flag=True,
+    help="Try no other order of overlapping operations.",
+)
+@click.option(
+    "--budget",
+    type=Budget(),
+    default=(None, None),
+    metavar="TIME|STEPS",
+    help="For all orders: a time like 30s, or steps per window.  [default: 6 million steps]",
+)
+@click.option("--seed", type=int, default=0, help="Of what is sampled beyond the budget.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), help="Processes to use.  [default: all CPUs]"
+)
+@click.option(
+    "--preemptions",
+    type=click.IntRange(min=0),
+    help="Only orders with so many switches where a thread could have gone on.",
+)
+@click.option(
+    "--known-defects",
+    type=click.Choice(["report", "accept"]),
+    default="report",
+    help="Whether published defects of the protocol make a divergence.",
+)
 @click.option("--skew", type=Duration(), default=0, help="Widen every interval by this.")
 @click.option("--pid", type=int, help="Compare this process only.")
 @click.option("--range", "pages", type=AddressRange(), help="Compare these addresses only.")
@@ -68,6 +96,12 @@ def diff(
     file_faults: bool,
     speculate_single_threaded: bool,
     require: str,
+    recorded_order: bool,
+    budget: tuple[float | None, int | None],
+    seed: int,
+    jobs: int | None,
+    preemptions: int | None,
+    known_defects: str,
     skew: int,
     pid: int | None,
     pages: tuple[int, int] | None,
@@ -87,6 +121,7 @@ def diff(
     compared and counted.
     """
     from spfreplay.diff import DiffOptions
+    from spfreplay.orders import workers
 
     options = DiffOptions(
         protocol=protocol,
@@ -97,6 +132,13 @@ def diff(
         require=require,
         pid=pid,
         pages=pages,
+        explore=not recorded_order,
+        seconds=budget[0],
+        window_steps=budget[1],
+        seed=seed,
+        jobs=jobs or workers(),
+        preemptions=preemptions,
+        accept_known=known_defects == "accept",
     )
     results: list[DiffResult] = []
     codes: list[int] = []

@@ -113,6 +113,19 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return round(float(found[1]) * _NS[found[2] or "ns"])
 
 
+class Budget(click.ParamType):  # type: ignore[type-arg]
+    """A time like ``30s``, or a number of steps: (seconds, steps)."""
+
+    name = "time|steps"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float | None, int | None]:
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        if value.isdecimal():
+            return None, int(value)
+        return Duration().convert(value, param, ctx) / 1e9, None
+
+
 class Place(click.ParamType):  # type: ignore[type-arg]
     """An event number, or a time since the trace began: (number, ns)."""
 

@@ -1,6 +1,6 @@
 """The only door between the two engines: nothing else sees both sides.
 
-    player.py    a whole trace to one engine, in the recorded order
+player.py    a whole trace to one engine, in the recorded order
 """
 
 from spfreplay.engines.player import (

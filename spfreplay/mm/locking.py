@@ -23,6 +23,10 @@ class LockError(ModelError):
     """A lock was taken twice, or dropped by someone who does not hold it."""
 
 
+class RefcountError(ModelError):
+    """A reference was dropped that nobody held."""
+
+
 class KernelBugError(ModelError):
     """A BUG() of the modelled kernel: it has noticed itself that it went wrong."""
 

@@ -11,7 +11,7 @@ the lock of the tree's root.
 
 from __future__ import annotations
 
-from spfreplay.errors import ModelError
+from spfreplay.mm.locking import RefcountError
 from spfreplay.mm.steps import (
     ANON_VMA,
     ANON_VMA_CHAIN,
@@ -262,7 +262,7 @@ def put_anon_vma(anon_vma: AnonVma) -> Steps[None]:
     yield RMW, anon_vma, ANON_VMA_REFCOUNT
     anon_vma.refcount = count = anon_vma.refcount - 1
     if count < 0:
-        raise ModelError(f"anon_vma {anon_vma.name} loses a reference that nobody holds")
+        raise RefcountError(f"anon_vma {anon_vma.name} loses a reference that nobody holds")
     if count:
         return
     root = anon_vma.root

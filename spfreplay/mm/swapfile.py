@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spfreplay.errors import ModelError
+from spfreplay.mm.locking import RefcountError
 from spfreplay.mm.steps import (
     PAGE_LOCK,
     PAGE_MAPCOUNT,
@@ -42,7 +42,7 @@ def swap_free(slot: SwapSlot) -> Steps[int]:
     yield RMW, slot, SWAP_MAP
     slot.swap_count = left = slot.swap_count - 1
     if left < 0:
-        raise ModelError(f"slot {slot.name:#x} loses a reference that no PTE holds")
+        raise RefcountError(f"slot {slot.name:#x} loses a reference that no PTE holds")
     return left
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from spfreplay.errors import ModelError
 from spfreplay.mm.form import WINDOW
+from spfreplay.mm.locking import RefcountError
 from spfreplay.mm.steps import (
     ENTRY,
     FLUSH,
@@ -211,7 +212,7 @@ def free_gathered(
         if left > 0:
             continue
         if left < 0:
-            raise ModelError(f"frame {page.pfn:#x} loses a reference that nobody holds")
+            raise RefcountError(f"frame {page.pfn:#x} loses a reference that nobody holds")
         yield FREE, page, PAGE_CONTENT
         free_page(kernel, page)
 
@@ -265,7 +266,7 @@ def put_page(kernel: Kernel, page: Page) -> Steps[None]:
         yield FREE, page, PAGE_CONTENT
         free_page(kernel, page)
     elif left < 0:
-        raise ModelError(f"frame {page.pfn:#x} loses a reference that nobody holds")
+        raise RefcountError(f"frame {page.pfn:#x} loses a reference that nobody holds")
 
 
 def free_page(kernel: Kernel, page: Page) -> None:

@@ -7,8 +7,8 @@ mmap_sem, which is why a search is one step that reads the cell (mm, KEYS).
 
 from __future__ import annotations
 
-from spfreplay.errors import ModelError
 from spfreplay.mm.form import WINDOW
+from spfreplay.mm.locking import RefcountError
 from spfreplay.mm.pte import vm_get_page_prot, vma_wants_writenotify
 from spfreplay.mm.steps import (
     F_COUNT,
@@ -185,7 +185,7 @@ def put_vma(task: Task, vma: VmArea) -> Steps[None]:
     if not count:
         yield from __free_vma(task, vma)
     elif count < 0:
-        raise ModelError(f"{vma} loses a reference that nobody holds")
+        raise RefcountError(f"{vma} loses a reference that nobody holds")
 
 
 def __free_vma(task: Task, vma: VmArea) -> Steps[None]:

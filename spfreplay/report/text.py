@@ -13,7 +13,7 @@ from typing import Final
 import tabulate
 
 from spfreplay.diff import DIVERGED, MATCH, DiffResult, Divergence, PageDifference
-from spfreplay.report import words
+from spfreplay.report import text_orders, words
 from spfreplay.report.words import count, percent
 from spfreplay_reference.contract import OP_ACCESS, PAGE_SHIFT
 
@@ -49,6 +49,8 @@ def verdict_line(result: DiffResult, colour: bool = False) -> str:
         word = f"\x1b[1;{_COLOURS.get(result.verdict, '33')}m{word}\x1b[0m"
     if result.divergence is not None:
         word += f" at event #{result.divergence.event.number}"
+    elif result.verdict == DIVERGED:
+        word += f" ({text_orders.summary(result)})"
     elif result.verdict == MATCH:
         word += f" ({result.scope})"
     line = f"{word}: {result.path}, {count(result.numbers.events, 'event')}"
@@ -64,6 +66,9 @@ def render(result: DiffResult, colour: bool = False) -> str:
     parts = [verdict_line(result, colour), *_about(result)]
     if result.divergence is not None:
         parts += ["", *divergence(result, result.divergence)]
+    told = list(text_orders.races(result))
+    if told:
+        parts += ["", *told]
     for section in (_outcomes, _speculation, _mappings, _windows, _recording, _unexplored):
         lines = list(section(result))
         if lines:
@@ -275,6 +280,9 @@ def _windows(result: DiffResult) -> Iterator[str]:
         yield from table(_histogram(windows.sizes), ("events", "windows"), ("left", "right"))
         numbers = " ".join(f"#{number}" for number in windows.widest)
         yield from _wrapped(f"widest: {windows.sizes[-1][0]} events: {numbers}")
+    if result.orders is not None:
+        yield ""
+        yield from text_orders.explored(result.orders)
 
 
 def _histogram(sizes: tuple[tuple[int, int], ...]) -> list[tuple[str, str]]:
@@ -308,8 +316,11 @@ def _unexplored(result: DiffResult) -> Iterator[str]:
         f"{count(numbers.pages_compared, 'page')} in all"
     )
     wide = sum(number for size, number in windows.sizes if size > 1)
-    if wide:
-        yield (f"  not explored: other orders than the recorded one of {count(wide, 'window')}")
+    if wide and result.orders is None:
+        yield f"  not explored: other orders than the recorded one of {count(wide, 'window')}"
+    if result.orders is not None:
+        for chance in result.orders.chances:
+            yield from _wrapped(chance)
     yield "  a difference that comes and goes between two images is seen only"
     yield "  if an access meets it or a call's page counts show it"
     if result.expect:

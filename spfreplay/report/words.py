@@ -58,7 +58,7 @@ def page(word: int, files: Sequence[str] = ()) -> str:
     parts = [page_bits(word)]
     content = word >> c.CONTENT_SHIFT
     if word & c.KIND_MASK != c.KIND_ZERO:
-        parts.append(_content(content, files))
+        parts.append(content_of(content, files))
     return " ".join(parts)
 
 
@@ -72,7 +72,8 @@ def page_bits(word: int) -> str:
     return " ".join(parts + [name for bit, name in _BITS if word & bit])
 
 
-def _content(content: int, files: Sequence[str]) -> str:
+def content_of(content: int, files: Sequence[str] = ()) -> str:
+    """Say whose content a page holds: the event that stored it, a file's, or zeroes."""
     if content & c.CONTENT_FILE:
         file = content >> 31 & 0xFFFF
         name = files[file].rpartition("/")[2] if file < len(files) else f"file {file}"

@@ -1,0 +1,123 @@
+"""A window with the state in which it starts: a small trace of its own.
+
+A case is events that happen one after the other (the prelude) and operations
+that overlap.  Of a short trace, the prelude is what came before; of a long
+one, the part of the state that the window can see is cut out, and the prelude
+makes just that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from spfreplay.engines.player import EngineOptions, Player, make_engine
+from spfreplay.engines.window import Operation, Window
+from spfreplay.mm.kernel import SpeculativeKernel
+from spfreplay.trace.events import Columns, Event, Tables
+from spfreplay_reference.contract import (
+    OP_CACHE_ADD,
+    OP_CACHE_DEL,
+    OP_CHECKPOINT,
+    OP_EXEC,
+    OP_EXIT,
+    OP_FILE_SIZE,
+    OP_GAP,
+    OP_UNKNOWN_POPULATION,
+)
+from spfreplay_reference.engine import LockedKernel
+
+#: Not operations of a thread; a window goes on without them.
+_NO_OPERATION: Final = frozenset(
+    {OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION, OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE}
+)
+#: What no window is explored with: the whole address space changes hands.
+_NOT_EXPLORED: Final = {OP_EXEC: "exec", OP_EXIT: "the end of a process"}
+
+
+class CannotCut(Exception):
+    """A window cannot be taken out of its trace; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A window and all that is needed to get to its start, in either engine.
+
+    ``prelude`` are events of ``tables``, to be played in this order.
+    """
+
+    tables: Tables
+    prelude: Columns
+    window: Window
+    #: nearly so: what the image of a window cannot say
+    approximations: tuple[str, ...] = ()
+
+    def kernels(
+        self, options: EngineOptions | None = None
+    ) -> tuple[SpeculativeKernel, LockedKernel]:
+        """Return both engines in the state in which the window starts.
+
+        :raises ModelError: the prelude cannot be played
+        """
+        window_form = replace_form(options or EngineOptions())
+        engines: list[Any] = []
+        for protocol in (window_form.protocol, "locked"):
+            engine = make_engine(protocol, self.tables, window_form)
+            Player(engine, self.tables).play(self.prelude, 0, len(self.prelude))
+            engines.append(engine)
+        return engines[0], engines[1]
+
+
+def replace_form(options: EngineOptions) -> EngineOptions:
+    """Return ``options`` for an engine whose operations can be interleaved."""
+    return options._replace(form="window")
+
+
+# -- from a short trace -------------------------------------------------------
+
+
+def from_prefix(tables: Tables, columns: Columns, members: Sequence[int]) -> Case:
+    """Return the case of the events ``members`` of a trace of one chunk.
+
+    What came before the first of them is the prelude.
+
+    :raises CannotCut: the window holds what is not explored
+    """
+    first = members[0]
+    prelude = part_of(columns, range(first))
+    return Case(tables, prelude, Window(operations_of(columns, members)))
+
+
+def part_of(columns: Columns, indexes: Iterable[int]) -> Columns:
+    """Return some events of ``columns`` as columns of their own, numbered from 0."""
+    part = Columns(0)
+    for index in indexes:
+        part.append(columns.event(index))
+    return part
+
+
+def operations_of(columns: Columns, members: Sequence[int]) -> list[Operation]:
+    """Return the events ``members`` as operations.
+
+    :raises CannotCut: one of them is not explored
+    """
+    found = []
+    for number in members:
+        event = columns.event(number - columns.first)
+        if event.op in _NO_OPERATION:
+            continue
+        if event.op in _NOT_EXPLORED:
+            raise CannotCut(_NOT_EXPLORED[event.op])
+        found.append(operation_of(event, number))
+    if len({each.tid for each in found}) < 2:
+        raise CannotCut("one thread only")
+    return found
+
+
+def operation_of(event: Event, number: int) -> Operation:
+    """Return an event as an operation."""
+    arguments = (event.a0, event.a1, event.a2, event.a3, event.a4, event.a5)
+    return Operation(
+        event.tid, event.enter, event.exit, event.op, event.mm, arguments, number, event.ret
+    )

@@ -1,0 +1,220 @@
+"""Cut a window out of a long replay, with the part of the state that it can see.
+
+The image holds the pages and page tables that its operations touch, the
+mappings there and their neighbours.  What an image cannot say makes a window
+that is not explored, with a reason, never one that is explored wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from spfreplay.engines.case import CannotCut, Case, operation_of
+from spfreplay.engines.player import permits
+from spfreplay.engines.window import Operation, Window
+from spfreplay.mm.kernel import SpeculativeKernel
+from spfreplay.mm.window_image import Range, window_files, window_image
+from spfreplay.trace.events import EV_NO_EFFECT, Columns, Event, File, Tables
+from spfreplay_reference.contract import (
+    CLONE_THREAD,
+    CLONE_VM,
+    MM_NONE,
+    OP_ACCESS,
+    OP_BRK,
+    OP_CACHE_ADD,
+    OP_CACHE_DEL,
+    OP_CHECKPOINT,
+    OP_COLLAPSE,
+    OP_EXEC,
+    OP_EXIT,
+    OP_FILE_SIZE,
+    OP_FORK,
+    OP_GAP,
+    OP_MIGRATE,
+    OP_MLOCKALL,
+    OP_MMAP,
+    OP_MREMAP,
+    OP_MUNLOCKALL,
+    OP_SWAP_OUT,
+    OP_UNKNOWN_POPULATION,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PG_HUGE,
+    PG_SHARED,
+    FileFacts,
+    InitialImage,
+)
+
+#: Of more pages no window is made.
+MOST_PAGES: Final = 16_384
+
+_NO_OPERATION: Final = frozenset(
+    {OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION, OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE}
+)
+_NOT_EXPLORED: Final = {OP_EXEC: "exec", OP_EXIT: "the end of a process"}
+_EVERYTHING: Final = frozenset({OP_MLOCKALL, OP_MUNLOCKALL})
+_ONE_PAGE: Final = frozenset({OP_ACCESS, OP_SWAP_OUT, OP_MIGRATE})
+#: Fault-around may map that many pages, aligned.
+_AROUND: Final = 16
+_TABLE: Final = 512
+#: Thread ids of those that take no part in the window but use its address spaces.
+_BYSTANDER: Final = 1 << 30
+
+
+def case_of(kernel: SpeculativeKernel, tables: Tables, operations: Sequence[Operation]) -> Case:
+    """Return the case of a window whose first operation ``kernel`` is about to meet.
+
+    :raises CannotCut: with the reason why it is not explored.
+    """
+    images = images_of(kernel, ranges_of(kernel, operations))
+    facts = window_files(kernel.kernel, list(images.values()))
+    alone = Tables(
+        header=tables.header,
+        files=files_with(tables.files, facts),
+        images=list(images.values()),
+    )
+    prelude = Columns(0)
+    for number, mm in enumerate(images):
+        for event in beginning(mm, number, users_of(kernel, mm, operations)):
+            t = len(prelude)
+            prelude.append(event._replace(t=t, enter=t, exit=t))
+    return Case(alone, prelude, Window(operations))
+
+
+def relevant(kernel: SpeculativeKernel, events: Sequence[tuple[int, Event]]) -> list[Operation]:
+    """Return the events in which the engines have a part, as operations.
+
+    :param events: (number in the trace, event)
+    :raises CannotCut: one of them is not explored
+    """
+    found = []
+    known = set(kernel.mms()) | {event.a1 for _, event in events if event.op == OP_FORK}
+    for number, event in events:
+        if event.op in _NO_OPERATION:
+            continue
+        if event.op in _NOT_EXPLORED:
+            raise CannotCut(_NOT_EXPLORED[event.op])
+        if event.mm not in known:
+            raise CannotCut("an address space that is not known")
+        if event.op == OP_ACCESS and event.flags & EV_NO_EFFECT and event.mm in kernel.mms():
+            region = kernel.region(event.mm, event.a0)
+            if region is not None and permits(region, event.a1):
+                continue  # a fault that a signal cut short: it was recorded again
+        found.append(operation_of(event, number))
+    return found
+
+
+# -- what is touched ----------------------------------------------------------
+
+
+def ranges_of(
+    kernel: SpeculativeKernel, operations: Sequence[Operation]
+) -> dict[int, list[Range]]:
+    """Return, per address space that exists, the page ranges that a window needs.
+
+    What concerns a whole address space (fork, mlockall) is told by what the
+    others touch: elsewhere both engines do the same, whoever comes first.
+    """
+    wanted: dict[int, list[Range]] = {each.mm: [] for each in operations}
+    for each in operations:
+        wanted[each.mm] += pages_of(each)
+    for each in operations:
+        if each.op == OP_FORK and each.args[1] != each.mm:
+            wanted[each.mm] += wanted.get(each.args[1], [])
+    there = set(kernel.mms())
+    ranges = {mm: joined(kernel, mm, some) for mm, some in wanted.items() if mm in there}
+    pages = sum(end - first for some in ranges.values() for first, end in some)
+    if pages > MOST_PAGES:
+        raise CannotCut(f"more than {MOST_PAGES} pages")
+    return ranges
+
+
+def pages_of(each: Operation) -> list[Range]:
+    """Return the page ranges of one operation."""
+    a0, a1, a2, *_ = each.args
+    if each.op in _ONE_PAGE:
+        vpn = a0 >> PAGE_SHIFT
+        return [(vpn & -_AROUND, (vpn & -_AROUND) + _AROUND)]
+    if each.op == OP_FORK or each.op in _EVERYTHING:
+        return []
+    if each.op == OP_COLLAPSE:
+        return [tables_around(a0, 1)]
+    if each.op == OP_BRK:
+        return [tables_around(min(a0, each.ret), abs(a0 - each.ret) + PAGE_SIZE)]
+    found = [] if each.op == OP_MMAP else [tables_around(a0, a1)]
+    if each.op == OP_MMAP and each.ret >= 0:
+        found.append(tables_around(each.ret, a1))
+    if each.op == OP_MREMAP and each.ret >= 0:
+        found.append(tables_around(each.ret, a2))
+    return found
+
+
+def tables_around(addr: int, length: int) -> Range:
+    """Return the pages of all page tables that a range of addresses has part in."""
+    size = _TABLE * PAGE_SIZE
+    first, end = addr // size, -(-(addr + max(length, 1)) // size)
+    return first * _TABLE, end * _TABLE
+
+
+def joined(kernel: SpeculativeKernel, mm: int, ranges: Sequence[Range]) -> list[Range]:
+    """Return ``ranges`` ascending and without overlap; huge pages as a whole."""
+    found: list[Range] = []
+    for first, end in sorted(ranges):
+        if kernel.page(mm, first) & PG_HUGE or kernel.page(mm, end - 1) & PG_HUGE:
+            first, end = first & -_TABLE, end + _TABLE - 1 & -_TABLE
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        elif first < end:
+            found.append((first, end))
+    return found
+
+
+# -- the image ----------------------------------------------------------------
+
+
+def images_of(
+    kernel: SpeculativeKernel, ranges: dict[int, list[Range]]
+) -> dict[int, InitialImage]:
+    """Return the image of each address space, those that share a frame with one included."""
+    mms = kernel.kernel.mms
+    images = {mm: window_image(mms[mm], some) for mm, some in ranges.items()}
+    shared = {name: vpn for image in images.values() for vpn, name in image.frames}
+    if not shared:
+        return images
+    if any(bits & PG_HUGE and bits & PG_SHARED for i in images.values() for _, bits in i.pages):
+        raise CannotCut("a huge page that two address spaces share")
+    for mm in mms:
+        theirs = [(vpn, vpn + 1) for vpn in set(shared.values())]
+        found = window_image(mms[mm], theirs)
+        also = [(vpn, vpn + 1) for vpn, name in found.frames if name in shared]
+        if also:
+            merged = joined(kernel, mm, [*ranges.get(mm, []), *also])
+            images[mm] = window_image(mms[mm], merged)
+    return images
+
+
+def files_with(files: Sequence[File], facts: Sequence[FileFacts]) -> list[File]:
+    """Return the files of a window with their caches as they are now."""
+    known = {file.facts.id: file for file in files}
+    return [
+        File(each, known[each.id].path) if each.id in known else File(each, "shared anonymous")
+        for each in facts
+        if each.id >= 0
+    ]
+
+
+def users_of(kernel: SpeculativeKernel, mm: int, operations: Sequence[Operation]) -> list[int]:
+    """Return a thread id for each user of an address space, those of the window first."""
+    tids = list(dict.fromkeys(each.tid for each in operations if each.mm == mm))
+    missing = max(kernel.users(mm), 1) - len(tids)
+    return tids + [_BYSTANDER + mm * 4096 + n for n in range(missing)]
+
+
+def beginning(mm: int, image: int, tids: Sequence[int]) -> Iterable[Event]:
+    """Return the events that put an address space with its users in place, times unset."""
+    first, *others = tids
+    yield Event(0, 0, 0, 0, first, MM_NONE, OP_EXEC, a0=mm, a1=image)
+    for tid in others:
+        flags = CLONE_VM | CLONE_THREAD
+        yield Event(0, 0, 0, 0, first, mm, OP_FORK, a0=tid, a1=mm, a2=flags)

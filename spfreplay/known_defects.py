@@ -1,0 +1,162 @@
+"""Defects of v11 as posted that are published, or that this tool has shown.
+
+A finding that matches one carries its name; ``--known-defects accept`` lets
+such findings pass, so that a check in CI says what is new.  The names are
+those of the catalogue of races that the mutations refer to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from spfreplay_reference.contract import (
+    OP_COLLAPSE,
+    OP_FORK,
+    OP_MADVISE,
+    OP_MBIND,
+    OP_MREMAP,
+    OP_MUNMAP,
+    OP_NUMA_HINT,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDefect:
+    """One defect.  A finding is one of it if everything that is given fits.
+
+    :param places: functions of the protocol in which the step was taken.
+    :param operations: OP_* of which the window has one at least.
+    """
+
+    slug: str
+    title: str
+    source: str
+    outcomes: Collection[str]
+    places: Collection[str] = ()
+    operations: Collection[int] = ()
+
+    def fits(self, outcome: str, place: str, operations: Collection[int]) -> bool:
+        """Tell whether a finding is of this defect."""
+        return (
+            outcome in self.outcomes
+            and (not self.places or place in self.places)
+            and (not self.operations or not set(self.operations).isdisjoint(operations))
+        )
+
+
+_P0: Final = "Jann Horn's report on speculative page faults, CVE-2023-20937"
+
+#: The first that fits counts: the narrower ones come first.
+V11: Final = (
+    KnownDefect(
+        "aspf22-pmd-none-read-in-fault",
+        "handle_pte_fault() reads the PMD again with interrupts on",
+        _P0,
+        {"UAF_PT"},
+        {"handle_pte_fault"},
+    ),
+    KnownDefect(
+        "aspf22-pte-alloc-in-anon",
+        "do_anonymous_page() allocates a page table without mmap_sem",
+        _P0,
+        {"UAF_PT", "PT_LEAK"},
+        {"pte_alloc", "__pte_alloc", ""},
+        {OP_MUNMAP, OP_MREMAP, OP_COLLAPSE},
+    ),
+    KnownDefect(
+        "aspf22-pmd-trans-unstable",
+        "do_anonymous_page() reads the PMD without mmap_sem",
+        _P0,
+        {"UAF_PT"},
+        {"do_anonymous_page"},
+    ),
+    KnownDefect(
+        "aspf22-pmd-double-fetch",
+        "PTL and PTE come from a PMD that was read again after it was compared",
+        "v11 19/26 against the Android 5.10 code",
+        {"WILD_PT", "UAF_PT"},
+        {"pte_map_lock", "pte_spinlock", ""},
+    ),
+    KnownDefect(
+        "spf19-nonswap-entries",
+        "migration_entry_wait() takes the PTL without any check",
+        "Peter Zijlstra, 2014; Jerome Glisse, 2019",
+        {"UAF_PT", "WILD_PT"},
+        {"migration_entry_wait", "__migration_entry_wait", "do_swap_page"},
+    ),
+    KnownDefect(
+        "spf18-ksm-anon-vma-unprotected",
+        "the KSM test of do_swap_page() reads anon_vma and bounds before the PTL",
+        "the code of v11",
+        {"UAF_ANON"},
+        {"do_swap_page", "ksm_might_need_to_copy"},
+    ),
+    KnownDefect(
+        "spf19-swap-readahead-split",
+        "swap read-ahead goes by the VMA's live bounds",
+        "Vinayak Menon, November 2018; v12 23/31",
+        {"WILD_SWAP"},
+    ),
+    KnownDefect(
+        "spf17-mempolicy-pointer-swap",
+        "the policy is dereferenced without a reference",
+        "the code of v11 19/26",
+        {"UAF_OBJ"},
+        operations={OP_MBIND},
+    ),
+    KnownDefect(
+        "spf17-live-fields-at-commit",
+        "a new page's index comes from the VMA's live fields",
+        "v11 19/26, linear_page_index()",
+        {"WRONG_INDEX"},
+    ),
+    KnownDefect(
+        "spf18-nx-fetch-livelock",
+        "an instruction fetch from a page that may not be executed is served for ever",
+        "v11 19/26 and 24/26",
+        {"LIVELOCK"},
+        {"fetch"},
+    ),
+    KnownDefect(
+        "spf18-sigsegv-without-revalidation",
+        "SIGSEGV is sent without a second look at the sequence count",
+        "v11 19/26",
+        {"FALSE_SIGSEGV"},
+    ),
+    KnownDefect(
+        "spf19-fork-stale-tlb",
+        "fork write-protects, and flushes only at its end",
+        "Vinayak Menon and Ganesh Mahendran, January 2019; v12 18/31",
+        {"STATE", "MISSED_COW", "STALE_TLB"},
+        operations={OP_FORK},
+    ),
+    KnownDefect(
+        "spf18-mremap-source-hole",
+        "the old range of a move is linked, even and faultable until it is unmapped",
+        "v12 11/31 and the code of v11",
+        {"STATE", "MISSED_COW", "LOST_PTE"},
+        operations={OP_MREMAP},
+    ),
+    KnownDefect(
+        "aspf22-seq-two-writers",
+        "write sections under mmap_sem for read: two of them cancel out",
+        "v11 09/26; Android: no counting without the exclusive lock",
+        {"ODD_SEQUENCE", "STATE", "PTE_OUTSIDE_VMA", "WRITE_RO"},
+        operations={OP_MADVISE, OP_NUMA_HINT},
+    ),
+)
+
+#: protocol -> the defects it is known to have
+KNOWN: Final = {"spf-v11": V11}
+
+
+def known_defect(
+    protocol: str, outcome: str, place: str, operations: Collection[int]
+) -> KnownDefect | None:
+    """Return the known defect of ``protocol`` that a finding is one of."""
+    for each in KNOWN.get(protocol, ()):
+        if each.fits(outcome, place, operations):
+            return each
+    return None

@@ -1,0 +1,255 @@
+"""Every window of a trace in every order that could have happened.
+
+Windows that are the same but for their addresses are explored once.  The
+report depends on the trace, the protocol, the seed and the budget only: not on
+the number of workers, nor on how fast they are (unless seconds are limited).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+from typing import Final, NamedTuple
+
+from spfreplay.engines import EngineOptions
+from spfreplay.engines.canonical import NoCanonicalForm, canonical, signature
+from spfreplay.engines.case import Case
+from spfreplay.engines.cases import Part, cases
+from spfreplay.engines.judge import Illegal, Judgement, judge
+from spfreplay.engines.window import Operation
+from spfreplay.explore import Budget
+from spfreplay.trace.container import Trace
+
+#: Steps that all windows of a trace may cost together, and one of them at most and
+#: at least.  What is left of a window beyond its share is sampled.
+ALL_STEPS: Final = 6_000_000
+MOST_STEPS: Final = 2_000_000
+LEAST_STEPS: Final = 10_000
+
+
+class OrdersOptions(NamedTuple):
+    """How windows are explored."""
+
+    engine: EngineOptions = EngineOptions()
+    steps: int | None = None  # for each distinct window; None: a share of ALL_STEPS
+    seconds: float | None = None  # for the whole trace
+    memory: int | None = None  # bytes, of each worker
+    seed: int = 0
+    strategy: str = "portfolio"
+    preemptions: int | None = None
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """What came of one distinct window, in a form that travels between processes."""
+
+    complete: bool
+    undecided: bool
+    outcomes: int
+    legal: int
+    illegal: tuple[Illegal, ...]
+    executions: int
+    cut: int
+    steps: int
+    relaxed: tuple[tuple[str, int], ...] = ()
+    chances: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, judgement: Judgement) -> Explored:
+        """Return the short form of a judgement."""
+        found = judgement.exploration
+        return cls(
+            found.complete,
+            judgement.undecided,
+            len(found.outcomes),
+            len(judgement.legal.reached),
+            judgement.illegal,
+            found.executions,
+            found.cut,
+            found.steps,
+            tuple(sorted(judgement.relaxed.items())),
+            found.chances,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExploredPart:
+    """A window of the trace, or a part of one, and what came of it."""
+
+    window: int
+    members: tuple[int, ...]
+    operations: tuple[Operation, ...]
+    whole: bool
+    found: Explored | None
+    why: str = ""  # it was not explored
+    case: Case | None = None  # kept where something illegal was found
+
+
+@dataclass(slots=True)
+class Orders:
+    """All windows of a trace, in the order of their first events."""
+
+    parts: list[ExploredPart] = field(default_factory=list)
+    distinct: int = 0
+    #: windows that were not looked at because the time was over
+    late: int = 0
+
+    @property
+    def explored(self) -> list[Explored]:
+        """Return what was explored, once for every part of the trace that it stands for."""
+        return [part.found for part in self.parts if part.found is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Is there no order that was not looked at?"""
+        return not self.late and all(
+            part.whole and part.found is not None and part.found.complete for part in self.parts
+        )
+
+    @property
+    def divergent(self) -> list[ExploredPart]:
+        """Return the parts in which something illegal can happen."""
+        return [part for part in self.parts if part.found is not None and part.found.illegal]
+
+    def not_explored(self) -> dict[str, int]:
+        """Return reason -> parts that were not explored."""
+        why = Counter(part.why for part in self.parts if part.found is None)
+        return dict(sorted(why.items()))
+
+
+def explore_windows(
+    trace: Trace,
+    windows: Sequence[tuple[int, ...]],
+    options: OrdersOptions | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Orders:
+    """Explore ``windows`` of ``trace`` and hold each against its legal set.
+
+    :param windows: event numbers, ascending in each.
+    :param progress: called with 1 for each distinct window that is done.
+    :raises ModelError: an engine failed
+    """
+    options = options or OrdersOptions()
+    return _Explorer(options, progress).run(cases(trace, windows, options.engine))
+
+
+def explore_case(case: Case, options: OrdersOptions, seconds: float | None = None) -> Explored:
+    """Explore one window."""
+    budget = Budget(steps=options.steps, seconds=seconds, memory=options.memory)
+    return Explored.of(
+        judge(
+            case,
+            budget,
+            options=options.engine,
+            seed=options.seed,
+            strategy=options.strategy,
+            preemptions=options.preemptions,
+        )
+    )
+
+
+class _Explorer:
+    """Explores each distinct window once, and tells the parts in the trace's order."""
+
+    def __init__(self, options: OrdersOptions, progress: Callable[[int], None] | None) -> None:
+        self.options = options
+        self.progress = progress
+        limit = options.seconds
+        self.deadline = None if limit is None else time.monotonic() + limit
+
+    def run(self, parts: Iterator[Part]) -> Orders:
+        todo: list[tuple[Part, object]] = []
+        distinct: dict[object, Case] = {}
+        for part in parts:
+            key: object = None
+            if part.case is not None:
+                case, key = _named(part.case)
+                distinct.setdefault(key, case)
+            todo.append((part, key))
+        found = self._explore(distinct)
+        orders = Orders(distinct=len(found))
+        for part, key in todo:
+            if part.case is not None and key not in found:
+                orders.late += 1
+            else:
+                orders.parts.append(_told(part, found.get(key)))
+        return orders
+
+    def _explore(self, distinct: dict[object, Case]) -> dict[object, Explored]:
+        """Explore windows until the time is over."""
+        steps = self.options.steps or share(len(distinct))
+        options = self.options._replace(steps=steps)
+        if options.jobs <= 1 or len(distinct) < 2:
+            return dict(self._alone(distinct, options))
+        found: dict[object, Explored] = {}
+        with ProcessPoolExecutor(options.jobs) as pool:
+            waiting = iter(distinct.items())
+            running: deque[tuple[object, Future[Explored]]] = deque()
+            while True:
+                for key, case in islice(waiting, 2 * options.jobs - len(running)):
+                    if self._left() == 0.0:
+                        break
+                    asked = pool.submit(explore_case, case, options, self._left())
+                    running.append((key, asked))
+                if not running:
+                    return found
+                key, asked = running.popleft()
+                found[key] = asked.result()
+                self._advance()
+
+    def _alone(
+        self, distinct: dict[object, Case], options: OrdersOptions
+    ) -> Iterator[tuple[object, Explored]]:
+        for key, case in distinct.items():
+            left = self._left()
+            if left == 0.0:
+                return
+            yield key, explore_case(case, options, left)
+            self._advance()
+
+    def _left(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def _advance(self) -> None:
+        if self.progress is not None:
+            self.progress(1)
+
+
+def share(windows: int) -> int:
+    """Return the steps that one of so many distinct windows may cost."""
+    return max(LEAST_STEPS, min(MOST_STEPS, ALL_STEPS // max(windows, 1)))
+
+
+def _told(part: Part, found: Explored | None) -> ExploredPart:
+    case = part.case
+    operations = case.window.operations if case is not None else ()
+    kept = case if found is not None and found.illegal else None
+    return ExploredPart(
+        part.window, part.members, operations, part.whole, found, part.why, kept
+    )
+
+
+def _named(case: Case) -> tuple[Case, object]:
+    """Return the case to explore in the place of ``case``, and its name."""
+    with suppress(NoCanonicalForm):
+        case = canonical(case)
+    return case, signature(case)
+
+
+def schedule_digest(trace: Trace, members: Sequence[int], engine: EngineOptions) -> str:
+    """Name what a schedule belongs to: the trace, the events, and the engine under test."""
+    what = repr((trace.sha256, tuple(members), engine._replace(form="window")))
+    return sha256(what.encode()).hexdigest()[:12]
+
+
+def workers() -> int:
+    """Return how many processes can run at the same time here."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,165 @@
+"""What the orders of a trace have shown, grouped: one race per kind of finding.
+
+A trace shows the same race in many windows, and a window shows it in many
+orders.  Each is told once, by the example with the fewest events and the
+fewest switches between CPUs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from spfreplay.diff import NumberedEvent, OrdersTold, Race, RaceFinding
+from spfreplay.engines import EngineOptions
+from spfreplay.engines.judge import Illegal, perform
+from spfreplay.engines.window import Operation
+from spfreplay.explore import Schedule
+from spfreplay.known_defects import known_defect
+from spfreplay.locate import fetch
+from spfreplay.oracles import OUTCOMES, Finding
+from spfreplay.orders import ExploredPart, Orders, schedule_digest
+from spfreplay.trace.container import Trace
+from spfreplay_reference.contract import OP_ACCESS, X86_PF_INSTR
+
+Events = Callable[[Sequence[int]], list[NumberedEvent]]
+Digest = Callable[[Sequence[int]], str]
+
+
+class Kind(NamedTuple):
+    """What makes two findings the same race."""
+
+    outcome: str
+    place: str
+    operations: tuple[int, ...]  # OP_* of the calls of the window, for what has no place
+
+
+@dataclass(slots=True)
+class _Group:
+    part: ExploredPart
+    illegal: Illegal
+    finding: Finding
+    windows: int = 0
+    executions: int = 0
+
+
+def races(
+    orders: Orders, engine: EngineOptions, events: Events, digest: Digest
+) -> tuple[Race, ...]:
+    """Return the races that ``orders`` shows, the unknown ones first.
+
+    :param events: fetches events of the trace by their numbers.
+    :param digest: names what a schedule of some events belongs to.
+    """
+    groups: dict[Kind, _Group] = {}
+    for part in orders.divergent:
+        assert part.found is not None
+        for kind, (illegal, finding, met) in _of_part(part).items():
+            group = groups.setdefault(kind, _Group(part, illegal, finding))
+            group.windows += 1
+            group.executions += met
+            if _plainer(part, illegal, group):
+                group.part, group.illegal, group.finding = part, illegal, finding
+    told = [_race(kind, group, engine, events, digest) for kind, group in groups.items()]
+    return tuple(sorted(told, key=lambda race: (bool(race.known), race.finding, race.members)))
+
+
+def told(trace: Trace, orders: Orders, engine: EngineOptions) -> OrdersTold:
+    """Return what a report says of ``orders``."""
+    explored = orders.explored
+    relaxed: Counter[str] = Counter()
+    for found in explored:
+        relaxed.update(dict(found.relaxed))
+
+    def events(members: Sequence[int]) -> list[NumberedEvent]:
+        rows = fetch(trace, list(members))
+        return [rows[member] for member in members]
+
+    def digest(members: Sequence[int]) -> str:
+        return schedule_digest(trace, members, engine)
+
+    return OrdersTold(
+        windows=len(orders.parts),
+        distinct=orders.distinct,
+        complete=sum(found.complete for found in explored),
+        sampled=sum(not found.complete for found in explored),
+        undecided=sum(found.undecided for found in explored),
+        late=orders.late,
+        not_explored=tuple(orders.not_explored().items()),
+        executions=sum(found.executions for found in explored),
+        cut=sum(found.cut for found in explored),
+        steps=sum(found.steps for found in explored),
+        outcomes=sum(found.outcomes for found in explored),
+        legal=sum(found.legal for found in explored),
+        relaxed=tuple(sorted(relaxed.items())),
+        chances=tuple(sorted({each for found in explored for each in found.chances})),
+        races=races(orders, engine, events, digest),
+        all_complete=orders.complete,
+    )
+
+
+def _of_part(part: ExploredPart) -> dict[Kind, tuple[Illegal, Finding, int]]:
+    found: dict[Kind, tuple[Illegal, Finding, int]] = {}
+    assert part.found is not None
+    for illegal in part.found.illegal:
+        for finding in illegal.findings:
+            kind = kind_of(part.operations, finding)
+            before = found.get(kind)
+            met = illegal.witness.count + (before[2] if before else 0)
+            if before is None or illegal.witness.switches < before[0].witness.switches:
+                found[kind] = illegal, finding, met
+            else:
+                found[kind] = *before[:2], met
+    return found
+
+
+def kind_of(operations: Sequence[Operation], finding: Finding) -> Kind:
+    """Return which race a finding is one of."""
+    calls = tuple(sorted({each.op for each in operations} - {OP_ACCESS}))
+    return Kind(finding.outcome, finding.place, () if finding.place else calls)
+
+
+def _plainer(part: ExploredPart, illegal: Illegal, than: _Group) -> bool:
+    return (len(part.members), illegal.witness.switches) < (
+        len(than.part.members),
+        than.illegal.witness.switches,
+    )
+
+
+def _race(
+    kind: Kind,
+    group: _Group,
+    engine: EngineOptions,
+    events: Events,
+    digest: Digest,
+) -> Race:
+    part, illegal = group.part, group.illegal
+    assert part.case is not None
+    choices = illegal.witness.schedule.choices
+    shown = perform(part.case, choices, engine)
+    alike = (each for each in shown.findings if kind_of(part.operations, each) == kind)
+    finding = next(alike, group.finding)
+    place = kind.place
+    if kind.outcome == "LIVELOCK" and _fetches(part.operations):
+        place = "fetch"
+    operations = {each.op for each in part.operations}
+    defect = known_defect(engine.protocol, kind.outcome, place, operations)
+    return Race(
+        finding=RaceFinding(*finding, OUTCOMES[kind.outcome]),
+        members=part.members,
+        events=tuple(events(part.members)),
+        window=part.window,
+        schedule=str(Schedule(digest(part.members), choices)),
+        switches=illegal.witness.switches,
+        windows=group.windows,
+        executions=group.executions,
+        results=shown.results,
+        known=defect.slug if defect is not None else "",
+        title=defect.title if defect is not None else "",
+    )
+
+
+def _fetches(operations: Sequence[Operation]) -> bool:
+    return any(each.op == OP_ACCESS and each.args[1] & X86_PF_INSTR for each in operations)
