@@ -189,7 +189,7 @@ class Race:
     finding: RaceFinding
     members: tuple[int, ...]  # event numbers of the example
     events: tuple[NumberedEvent, ...]
-    window: int
+    window: str  # as --window takes it: 3, or 3.2
     schedule: str
     switches: int
     #: windows (or parts of them) and executions that show it

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from spfreplay.engines import EngineOptions
 from spfreplay.engines.canonical import NoCanonicalForm, canonical, signature
 from spfreplay.engines.case import Case
-from spfreplay.engines.cases import Part, cases
+from spfreplay.engines.cases import Part, WindowName, cases
 from spfreplay.engines.judge import Illegal, Judgement, judge
 from spfreplay.engines.window import Operation
 from spfreplay.explore import Budget
@@ -84,7 +84,7 @@ class Explored:
 class ExploredPart:
     """A window of the trace, or a part of one, and what came of it."""
 
-    window: int
+    name: WindowName
     members: tuple[int, ...]
     operations: tuple[Operation, ...]
     whole: bool
@@ -232,9 +232,7 @@ def _told(part: Part, found: Explored | None) -> ExploredPart:
     case = part.case
     operations = case.window.operations if case is not None else ()
     kept = case if found is not None and found.illegal else None
-    return ExploredPart(
-        part.window, part.members, operations, part.whole, found, part.why, kept
-    )
+    return ExploredPart(part.name, part.members, operations, part.whole, found, part.why, kept)
 
 
 def _named(case: Case) -> tuple[Case, object]:

@@ -150,7 +150,7 @@ def _race(
         finding=RaceFinding(*finding, OUTCOMES[kind.outcome]),
         members=part.members,
         events=tuple(events(part.members)),
-        window=part.window,
+        window=str(part.name),
         schedule=str(Schedule(digest(part.members), choices)),
         switches=illegal.witness.switches,
         windows=group.windows,

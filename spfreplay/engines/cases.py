@@ -6,9 +6,10 @@ begins, it stands in the state that the window starts from.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from spfreplay.engines.case import CannotCut, Case
 from spfreplay.engines.cut_out import case_of, relevant
@@ -19,6 +20,20 @@ from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Columns, Event
 
 
+class WindowName(NamedTuple):
+    """What ``--window`` takes: ``3``, or ``3.2`` for the second part of window 3.
+
+    Windows are numbered from 0 in the order in which they close, parts from 1 in
+    the order of their first events; part 0 is a window that is not in parts.
+    """
+
+    window: int
+    part: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.window}.{self.part}" if self.part else str(self.window)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A window, or a part of one that is too wide, to be explored.
@@ -26,12 +41,15 @@ class Part:
     ``case`` is None where it cannot be; ``why`` tells the reason.
     """
 
-    window: int  # its number, in the order in which windows close
+    name: WindowName
     members: tuple[int, ...]  # event numbers
     case: Case | None
     why: str = ""
     #: it is all of the window
     whole: bool = True
+
+
+_UNNAMED: Final = WindowName(-1)
 
 
 class _Reader:
@@ -63,19 +81,25 @@ class _Reader:
 
 
 def cases(
-    trace: Trace, windows: Sequence[tuple[int, ...]], options: EngineOptions | None = None
+    trace: Trace,
+    windows: Sequence[tuple[int, ...]],
+    options: EngineOptions | None = None,
+    only: int | None = None,
 ) -> Iterator[Part]:
     """Yield the windows of a trace, those that are too wide in parts, by their first events.
 
     :param windows: event numbers, ascending in each.
+    :param only: the number of the one window that is asked for.
     :raises ModelError: the engine failed
     """
     straight = (options or EngineOptions())._replace(form="straight")
     starts = sorted(
         (group[0], number, tuple(group), len(group) == len(window))
         for number, window in enumerate(windows)
+        if only is None or number == only
         for group in slide(window)
     )
+    given: Counter[int] = Counter()
     kernel: SpeculativeKernel = make_engine(straight.protocol, trace.tables, straight)  # type: ignore[assignment]
     player = Player(kernel, trace.tables)
     waiting = deque(starts)
@@ -87,31 +111,33 @@ def cases(
                 first, number, group, whole = waiting.popleft()
                 player.play(columns, done, first - columns.first)
                 done = first - columns.first
-                yield from _parts(kernel, trace, reader, number, group, whole)
+                parts = list(_parts(kernel, trace, reader, group))
+                for part in parts:
+                    given[number] += 1
+                    alone = whole and len(parts) == 1
+                    name = WindowName(number, 0 if alone else given[number])
+                    yield replace(part, name=name, whole=whole)
+            if only is not None and not waiting:
+                return
             player.play(columns, done, len(columns))
             player.take()
 
 
 def _parts(
-    kernel: SpeculativeKernel,
-    trace: Trace,
-    reader: _Reader,
-    number: int,
-    group: tuple[int, ...],
-    whole: bool,
+    kernel: SpeculativeKernel, trace: Trace, reader: _Reader, group: tuple[int, ...]
 ) -> Iterator[Part]:
-    """Yield what is to be explored of one group of events."""
+    """Yield what is to be explored of one group of events, not yet named."""
     events = [(member, reader.event(member)) for member in group]
     try:
         operations = relevant(kernel, events)
     except CannotCut as reason:
-        yield Part(number, group, None, str(reason), whole)
+        yield Part(_UNNAMED, group, None, str(reason))
         return
     for some in components(operations, kernel.regions):
         members = tuple(each.stamp for each in some)
         try:
             case = case_of(kernel, trace.tables, some)
         except CannotCut as reason:
-            yield Part(number, members, None, str(reason), whole)
+            yield Part(_UNNAMED, members, None, str(reason))
         else:
-            yield Part(number, members, case, "", whole)
+            yield Part(_UNNAMED, members, case)
