@@ -31,6 +31,10 @@ class KernelBugError(ModelError):
     """A BUG() of the modelled kernel: it has noticed itself that it went wrong."""
 
 
+class WildSwapError(ModelError):
+    """Swap entries were read where no PTE is; what a kernel makes of them cannot be told."""
+
+
 class SpinLock:
     """``spinlock_t``: a PTL, a pmd lock, page_table_lock."""
 

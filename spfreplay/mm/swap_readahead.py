@@ -2,15 +2,14 @@
 
 v11 lets a speculative fault do this.  The window is cut to the bounds that the
 VMA has at this moment: when they no longer hold the address, the subtractions
-wrap and the PTEs that are read lie in no page table (defect F2).  The step
-that is then announced names None where the table should be.
+wrap and the PTEs that are read lie in no page table (defect F2).
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from spfreplay.errors import ModelError
+from spfreplay.mm.locking import WildSwapError
 from spfreplay.mm.memory import alloc_page_vma
 from spfreplay.mm.pte import PMD_MASK, PMD_SIZE
 from spfreplay.mm.steps import (
@@ -60,7 +59,7 @@ def swapin_readahead(task: Task, vmf: VmFault, slot: SwapSlot) -> Steps[Page | N
 def swap_ra_info(vmf: VmFault) -> Steps[list[int]]:
     """Return the PTEs of the window around the fault, read at one moment.
 
-    :raises ModelError: where the step before was on no page table.
+    :raises WildSwapError: some of them lie beyond the table.
 
     Models: mm/swap_state.c:swap_ra_info(), swap_ra_clamp_pfn()
     """
@@ -81,10 +80,9 @@ def swap_ra_info(vmf: VmFault) -> Steps[list[int]]:
     last = min(left + SWAP_RA_WIN, vm_end >> 12, (vmf.address & PMD_MASK) + PMD_SIZE >> 12)
     nr_pte = last - first & USHRT_MASK
     index = vmf.pte_index - (fpfn - first & USHRT_MASK)
-    if index < 0 or index + nr_pte > 512:
-        yield READ, None, PTE
-        raise ModelError(f"swap read-ahead at {vmf.address:#x} reads {nr_pte} wild PTEs")
     yield READ, table, PTE
+    if index < 0 or index + nr_pte > 512:
+        raise WildSwapError(f"read-ahead at {vmf.address:#x} goes by {nr_pte} PTEs")
     ptes: list[int] = table.pte[index : index + nr_pte].tolist()
     return ptes
 

@@ -212,6 +212,8 @@ class SwapSlot:
 
     __slots__ = ("cached", "content", "name", "swap_count")
 
+    freed: ClassVar[bool] = False
+
     def __init__(self, name: int) -> None:
         self.name = name
         self.swap_count = 0  # PTEs that refer to it; atomic

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from spfreplay.mm.locking import KernelBugError, LockError, RefcountError
+from spfreplay.mm.locking import KernelBugError, LockError, RefcountError, WildSwapError
 from spfreplay.mm.types import Kernel, Task
 from spfreplay.oracles.access import name_of, use_after_free
 from spfreplay.oracles.findings import Finding
@@ -66,6 +66,8 @@ class Oracles:
             self._add("REF_LEAK", str(error), place, task.tid)
         elif isinstance(error, KernelBugError):
             self._add("KERNEL_BUG", str(error), place, task.tid)
+        elif isinstance(error, WildSwapError):
+            self._add("WILD_SWAP", str(error), place, task.tid)
         elif not isinstance(error, (AttributeError, TypeError)) or not self._found:
             return None
         # Else it went on with something wild, and came to the end of what can be told.
