@@ -201,6 +201,10 @@ def pte_errors(
             yield f"{address:#x}: an anonymous page in {vma}, which has no anon_vma"
         if pte & PAGE_RW and mapped[pfn] > 1:
             yield f"{address:#x}: a shared anonymous page is mapped writable"
+        page = mm.kernel.mem_map.get(pfn)
+        index = vma.vm_pgoff + (address - vma.vm_start >> 12)
+        if page is not None and page.index != index:
+            yield f"{address:#x}: the page has index {page.index:#x}, {vma} says {index:#x}"
     elif pte_class == CLASS_CACHE:
         file = vma.vm_file
         index = vma.vm_pgoff + (address - vma.vm_start >> 12)
