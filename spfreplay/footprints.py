@@ -3,9 +3,9 @@
 Footprint of an operation, in pages of its address space:
 
 * an access: its page; with fault-around, the 16 pages around it;
-* a change of mappings: its range and the mappings next to it, whose bounds or
-  attributes it may change (kept track of from the calls themselves; mappings
-  that the kernel may have merged count as one);
+* a change of mappings (madvise that sets flags is one): its range and the mappings
+  next to it, whose bounds or attributes it may change (kept track of from the
+  calls themselves; mappings that the kernel may have merged count as one);
 * what may free page tables (munmap, mremap, shrinking brk): all pages of the
   tables that it touches; the mappings next to it only where it cuts one in two;
 * fork and exec: all pages of both address spaces; exit, mlockall: all of one.
@@ -23,6 +23,16 @@ from typing import Final
 from spfreplay.trace.events import EV_AROUND, Columns
 from spfreplay_reference.contract import (
     FILE_ANON,
+    MADV_COLD,
+    MADV_COLLAPSE,
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    MADV_PAGEOUT,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_REMOVE,
+    MADV_WILLNEED,
     MAP_ANONYMOUS,
     MAP_PRIVATE,
     MAP_TYPE,
@@ -61,7 +71,11 @@ NO_OPERATION: Final = frozenset(
     {OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION, OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE}
 )
 _ONE_PAGE: Final = frozenset({OP_ACCESS, OP_SWAP_OUT, OP_MIGRATE})
-_PAGES_ONLY: Final = frozenset({OP_MADVISE, OP_NUMA_HINT})
+#: advice that changes no mapping, but what is mapped
+_NO_FLAGS: Final = frozenset(
+    {MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_COLD, MADV_PAGEOUT,
+     MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_DONTNEED_LOCKED, MADV_COLLAPSE}
+)  # fmt: skip
 _EVERYTHING: Final = frozenset({OP_FORK, OP_EXEC, OP_EXIT, OP_MLOCKALL, OP_MUNLOCKALL})
 
 #: mm, first page, page after the last, second mm (or MM_NONE)
@@ -203,7 +217,7 @@ class Footprints:
         if op == OP_COLLAPSE:
             return first & ~_TABLE, (first | _TABLE) + 1
         last = max(first, pages_end(c.a0[i], c.a1[i]))
-        if op in _PAGES_ONLY:
+        if op == OP_NUMA_HINT or (op == OP_MADVISE and c.a2[i] in _NO_FLAGS):
             return first, last
         if op == OP_MUNMAP:
             low, high = first, last

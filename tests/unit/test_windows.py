@@ -10,6 +10,9 @@ from spfreplay.trace.events import Columns, Event
 from spfreplay.windows import cut
 from spfreplay_reference.contract import (
     FILE_ANON,
+    MADV_DONTFORK,
+    MADV_DONTNEED,
+    MADV_FREE,
     MAP_ANONYMOUS,
     MAP_PRIVATE,
     OP_ACCESS,
@@ -92,10 +95,24 @@ def test_mprotect_reaches_over_its_neighbour_only():
     assert beside == [[(3, 4)], [(3, 4)], [], []]
 
 
-def test_madvise_touches_its_pages_only():
-    advise = event(0, OP_MADVISE, 1, 1, 20 * PAGE, 10 * PAGE, 4, enter=0, exit=10)
-    assert windows(advise, access(0, 29, 2, 5, 7)) == [(0, 1)]
-    assert windows(advise, access(0, 30, 2, 5, 7)) == []
+@pytest.mark.parametrize(
+    ("advice", "met"),
+    [
+        (MADV_DONTNEED, [False, False]),
+        (MADV_FREE, [False, False]),
+        (MADV_DONTFORK, [True, False]),
+    ],
+)
+def test_madvise_touches_its_pages_and_if_it_sets_flags_the_rest_of_the_mapping(advice, met):
+    """A split moves the bounds that a fault elsewhere in the mapping goes by."""
+    mmap = event(
+        0, OP_MMAP, 1, 1, 10 * PAGE, 20 * PAGE, 3,
+        MAP_PRIVATE | MAP_ANONYMOUS, FILE_ANON, ret=10 * PAGE,
+    )  # fmt: skip
+    advise = event(0, OP_MADVISE, 1, 1, 20 * PAGE, 10 * PAGE, advice, enter=100, exit=110)
+    assert windows(mmap, advise, access(0, 29, 2, 105, 107)) == [(1, 2)]
+    found = [windows(mmap, advise, access(0, page, 2, 105, 107)) for page in (10, 9)]
+    assert [bool(each) for each in found] == met
 
 
 def test_fork_belongs_to_both_address_spaces():
