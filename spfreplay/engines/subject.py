@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from spfreplay.engines.window import Operation, Window
 from spfreplay.mm import conflicts
 from spfreplay.mm.kernel import SpeculativeKernel
+from spfreplay.mm.slots import slot_of
 from spfreplay.mm.snapshot import Snapshot
 from spfreplay.mm.types import MmStruct, PageTable, Task
 from spfreplay.oracles import Finding, Oracles
@@ -82,6 +83,7 @@ class MemoryWindow:
         kernel.kernel.rcu_callbacks = _Births(self)
         self._own = [self._task_of(tid) for tid in window.tids]
         self._snapshot = Snapshot(kernel.kernel)
+        self._cells = conflicts.Cells()
         self.oracles = Oracles(kernel.kernel)
         self.check: Callable[[int, Step], None] | None = self._look if watched else None
 
@@ -99,6 +101,7 @@ class MemoryWindow:
         self.results = [None] * len(self.window.operations)
         self.ended = set()
         self.calls_running = 0
+        self._cells.start()
         self.oracles.start()
         pairs = zip(self._own, self.window.threads, strict=True)
         self.threads = [self._run(task, mine) for task, mine in pairs]
@@ -114,7 +117,8 @@ class MemoryWindow:
         """Return what a step touches, and how."""
         if step[0] >= BEGIN:
             return self._bounds(step)
-        return conflicts.cells(self.tasks[thread], step)
+        slot = slot_of(self.threads[thread]) if step[2] in conflicts.ENTRIES else None
+        return self._cells(self.tasks[thread], step, slot)
 
     def spins(self, thread: int, step: Step) -> bool:
         """Tell whether a trylock would fail now."""

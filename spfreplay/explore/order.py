@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 from spfreplay.explore.loops import CALM, FAILED, WAITS
 from spfreplay.explore.subject import (
     ACQUIRE,
+    ADD,
     READ,
     READ_ACQUIRE,
     RELEASE,
@@ -28,13 +29,17 @@ from spfreplay.explore.subject import (
 )
 
 #: the end of a shared acquire
-RELEASE_SHARED: Final = 5
+RELEASE_SHARED: Final = 6
 
-#: may the order of the two be told apart?  READ and READ: no; two sharers: no
-CONFLICT: Final = tuple(
-    tuple(not (a == b == READ or {a, b} <= {READ_ACQUIRE, RELEASE_SHARED}) for b in range(6))
-    for a in range(6)
-)
+MODES: Final = 7
+
+
+def _commute(a: int, b: int) -> bool:
+    return a == b in (READ, ADD) or {a, b} <= {READ_ACQUIRE, RELEASE_SHARED}
+
+
+#: may the order of the two be told apart?
+CONFLICT: Final = tuple(tuple(not _commute(a, b) for b in range(MODES)) for a in range(MODES))
 
 #: [later][earlier]: can the two be the other way round?  Not if it takes the
 #: earlier one to let the later one go on.
@@ -43,19 +48,19 @@ REVERSIBLE: Final = tuple(
         CONFLICT[later][earlier]
         and not (later in (ACQUIRE, READ_ACQUIRE) and earlier == RELEASE)
         and not (later == ACQUIRE and earlier == RELEASE_SHARED)
-        for earlier in range(6)
+        for earlier in range(MODES)
     )
-    for later in range(6)
+    for later in range(MODES)
 )
 
 #: conflicts with every mode, so nothing before it need be looked at
-FULL: Final = tuple(mode in (WRITE, ACQUIRE, RELEASE) for mode in range(6))
+FULL: Final = tuple(mode in (WRITE, ACQUIRE, RELEASE) for mode in range(MODES))
 
 #: was free when this was done to it
-FINDS_FREE: Final = tuple(mode == ACQUIRE for mode in range(6))
+FINDS_FREE: Final = tuple(mode == ACQUIRE for mode in range(MODES))
 
 #: may let a failing try succeed, or a look see something else
-CHANGES: Final = tuple(mode not in (READ, READ_ACQUIRE) for mode in range(6))
+CHANGES: Final = tuple(mode not in (READ, READ_ACQUIRE) for mode in range(MODES))
 
 #: cell, effective mode
 Effect: TypeAlias = tuple[Hashable, int]

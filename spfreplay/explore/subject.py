@@ -5,7 +5,7 @@ announcement precedes its access: to resume the generator performs that one
 access and runs on to the next announcement.  The begin and the end of an
 operation are steps too.
 
-Two steps conflict if they touch the same cell and not both only look.  All
+Two steps conflict if they touch the same cell and not both only look, or both only add.  All
 that is known about their order comes from cells, so cells must say everything
 one step can do to another:
 
@@ -35,6 +35,8 @@ READ_ACQUIRE: Final = 3
 #: with an acquire that waits for it.  A second one after an ACQUIRE is the end
 #: of a lock that was downgraded.
 RELEASE: Final = 4
+#: adds to the cell without looking at the sum: two of these may change places
+ADD: Final = 5
 
 
 class Subject(Protocol):

@@ -32,6 +32,7 @@ from typing import Any, Final, Literal
 
 from spfreplay.mm.locking import RwLock, RwSpinLock, SpinLock
 from spfreplay.mm.opening import BuildError, Methods, Opener
+from spfreplay.mm.slots import note_slots
 from spfreplay.mm.straight import Fold, constants_of, hoist, strip, strip_block
 from spfreplay.mm.types import Page
 
@@ -188,6 +189,9 @@ def link(
         exec(compile(tree, str(sources[module]), "exec"), names)
     names.pop("__builtins__")
     names.pop("annotations", None)
+    if form == "window":
+        for tree in trees.values():
+            note_slots(tree, names)
     namespace = Namespace(name, names)
     if form == "straight":
         refuse_generators(namespace)

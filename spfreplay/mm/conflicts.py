@@ -3,7 +3,7 @@
 This is the memory side of an exploration: whoever explores orders knows
 nothing of memory, and asks here.  Two steps conflict if they touch the same
 cell and not both only look (or both share it).  A cell is an object and a
-field of it, and three cells belong to no single field:
+field of it, and some cells belong to no single field:
 
 * ``(obj, LIFE)``: every step on an object looks at it, the step that frees the
   object writes it;
@@ -11,7 +11,12 @@ field of it, and three cells belong to no single field:
   waits for it.  What the CPU's TLB holds changes only while it is held, or in
   the flush, so it has no cell of its own: two flushes of a TLB commute;
 * ``(cpu, PREEMPT)``: held while a CPU holds any spinlock; a grace period waits
-  for it and for the interrupts of every CPU.
+  for it and for the interrupts of every CPU;
+* ``(table, ENTRY, n)``: entry n of a page table (of a leaf, PTE).  Steps on one
+  entry keep clear of those on another; for those on all of them ``(table,
+  ENTRY)`` stands for what is written in it, ``(table, SOME, ENTRY)`` for what is read;
+* ``(vma, STILL, n)``: vm_sequence is n.  A comparison with a snapshot looks at
+  that and at nothing else, since the count never comes back to it.
 
 Sums that nobody reads while others run (rss) are no cells.
 """
@@ -25,6 +30,7 @@ from spfreplay.mm.locking import RwLock, RwSpinLock
 from spfreplay.mm.steps import (
     ALLOC,
     ANON_VMA_LOCK,
+    ENTRY,
     FLUSH,
     FREE,
     I_MMAP_LOCK,
@@ -41,12 +47,16 @@ from spfreplay.mm.steps import (
     PAGE_LOCK,
     PAGE_TABLE_LOCK,
     PMD_LOCK,
+    PTE,
     PTL,
     RCU_SYNC,
     RMW,
+    SEQUENCE_RETRY,
     TRYLOCK,
     UNLOCK,
     VM_END,
+    VM_REF_COUNT,
+    VM_SEQUENCE,
     VM_START,
 )
 from spfreplay.mm.steps import READ as LOOK
@@ -64,17 +74,25 @@ WRITE: Final = 1
 ACQUIRE: Final = 2  # takes the cell, waits while another has it
 READ_ACQUIRE: Final = 3  # shares it, or waits until it is free without taking it
 RELEASE: Final = 4
+ADD: Final = 5  # adds to the cell, and does not look at the sum
 
 # Fields that no announcement names.
 LIFE: Final = -1
 PREEMPT: Final = -2
+STILL: Final = -3
+SOME: Final = -4
 
 #: kinds that :func:`blocked` must be asked about
 WAITING: Final = frozenset({LOCK, LOCK_READ, FLUSH, RCU_SYNC})
 #: kinds that :func:`spins` must be asked about
 SPINNING: Final = frozenset({TRYLOCK})
 #: kinds whose cells depend on who holds what
-STATEFUL: Final = frozenset({LOCK, LOCK_READ, TRYLOCK, UNLOCK, RCU_SYNC})
+STATEFUL: Final = frozenset({RMW, LOCK, LOCK_READ, TRYLOCK, UNLOCK, RCU_SYNC})
+#: fields whose cells depend on what is in them
+STATEFUL_FIELDS: Final = frozenset({VM_SEQUENCE, SEQUENCE_RETRY})
+#: fields that stand for an entry of a page table
+ENTRIES: Final = frozenset({PTE, ENTRY})
+ENTRY_KINDS: Final = frozenset({LOOK, STORE, RMW})
 #: locks that keep their holder on its CPU
 SPINLOCKS: Final = frozenset({PTL, PMD_LOCK, PAGE_TABLE_LOCK, MM_RB_LOCK})
 #: spinlocks that a protocol tries again and again
@@ -96,12 +114,17 @@ LOCKS: Final = {
 # -- cells ------------------------------------------------------------------
 
 
-def cells(task: Task, step: Step) -> Touches:
+def cells(task: Task, step: Step, slot: int | None = None) -> Touches:
     """Return the cells that ``step`` of ``task`` would touch now, each once.
 
     A function of the task's own past and of the cells that it returns.
+
+    :param slot: which entry of a page table it is about; None = any.
     """
-    return _CELLS[step[0]](task, step[1], step[2])
+    kind, obj, field = step
+    if field in ENTRIES and kind in ENTRY_KINDS:
+        return (_look_at_entry if kind == LOOK else _store_entry)(obj, field, slot)
+    return _CELLS[kind](task, obj, field)
 
 
 class Cells:
@@ -117,11 +140,13 @@ class Cells:
         """Forget everything: another execution begins."""
         self._known.clear()
 
-    def __call__(self, task: Task, step: Step) -> Touches:
+    def __call__(self, task: Task, step: Step, slot: int | None = None) -> Touches:
+        if step[2] in ENTRIES:
+            return cells(task, step, slot)
         found = self._known.get(step)
         if found is None:
             found = _CELLS[step[0]](task, step[1], step[2])
-            if step[0] not in STATEFUL:
+            if step[0] not in STATEFUL and step[2] not in STATEFUL_FIELDS:
                 self._known[step] = found
         return found
 
@@ -131,6 +156,8 @@ def _life(obj: Any) -> Touches:
 
 
 def _look(task: Task, obj: Any, field: int) -> Touches:
+    if field == SEQUENCE_RETRY:
+        return ((obj, STILL, task.vmf.sequence), READ), ((obj, LIFE), READ)
     if obj.__class__ is MmStruct:
         if field == KEYS:  # a search goes by the order and by the live bounds
             return ((obj, KEYS), READ), ((obj, MM_RB), READ)
@@ -141,9 +168,37 @@ def _look(task: Task, obj: Any, field: int) -> Touches:
 def _store(task: Task, obj: Any, field: int) -> Touches:
     if obj.__class__ is MmStruct:
         return (((obj, field), WRITE),)
+    if field == VM_SEQUENCE:
+        # Whoever compares with a snapshot sees the write that made it old, no other.
+        old = obj.vm_sequence
+        return (
+            ((obj, field), WRITE),
+            ((obj, STILL, old), WRITE),
+            ((obj, STILL, old + 1), WRITE),
+            ((obj, LIFE), READ),
+        )
     if field in (VM_START, VM_END):
         return ((obj, field), WRITE), ((obj, LIFE), READ), ((obj.vm_mm, KEYS), WRITE)
     return ((obj, field), WRITE), ((obj, LIFE), READ)
+
+
+def _look_at_entry(table: Any, field: int, slot: int | None) -> Touches:
+    if slot is None:
+        return ((table, field), READ), ((table, LIFE), READ)
+    return ((table, field, slot), READ), ((table, SOME, field), READ), ((table, LIFE), READ)
+
+
+def _store_entry(table: Any, field: int, slot: int | None) -> Touches:
+    if slot is None:
+        return ((table, field), WRITE), ((table, SOME, field), WRITE), ((table, LIFE), READ)
+    return ((table, field, slot), WRITE), ((table, field), ADD), ((table, LIFE), READ)
+
+
+def _rmw(task: Task, obj: Any, field: int) -> Touches:
+    if field == VM_REF_COUNT and obj.vm_rb_linked:
+        # The tree holds a reference: whoever drops one now does not drop the last.
+        return ((obj, field), ADD), ((obj, LIFE), READ)
+    return _store(task, obj, field)
 
 
 def _lock(task: Task, obj: Any, field: int) -> Touches:
@@ -210,7 +265,7 @@ def _rcu_sync(task: Task, obj: Any, field: int) -> Touches:
 _KINDS: Final[dict[int, Callable[[Task, Any, int], Touches]]] = {
     LOOK: _look,
     STORE: _store,
-    RMW: _store,
+    RMW: _rmw,
     LOCK: _lock,
     LOCK_READ: _lock_read,
     TRYLOCK: _trylock,

@@ -48,6 +48,7 @@ from spfreplay.mm.steps import (
     MM_USERS,
     PTE,
     READ,
+    SEQUENCE_RETRY,
     VM_END,
     VM_FLAGS,
     VM_OPS,
@@ -130,7 +131,7 @@ def __handle_speculative_fault(
         yield from put_vma(task, vma)
         vmf.reason = SPF_NOTSUP_WALK
         return VM_FAULT_RETRY
-    yield READ, vma, VM_SEQUENCE  # 16: validates all that was read since 3
+    yield READ, vma, SEQUENCE_RETRY  # 16: validates all that was read since 3
     seq = vma.vm_sequence
     if seq != vmf.sequence:
         yield from put_vma(task, vma)

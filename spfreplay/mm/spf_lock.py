@@ -24,10 +24,10 @@ from spfreplay.mm.steps import (
     LOCK,
     PTL,
     READ,
+    SEQUENCE_RETRY,
     TRYLOCK,
     UNLOCK,
     VM_RB,
-    VM_SEQUENCE,
     Steps,
 )
 from spfreplay.mm.types import FAULT_FLAG_SPECULATIVE, Task, VmFault
@@ -41,7 +41,7 @@ def vma_has_changed(vmf: VmFault) -> Steps[bool]:
     vma = vmf.vma
     yield READ, vma, VM_RB
     linked = vma.vm_rb_linked
-    yield READ, vma, VM_SEQUENCE
+    yield READ, vma, SEQUENCE_RETRY
     seq = vma.vm_sequence
     return not linked or seq != vmf.sequence
 

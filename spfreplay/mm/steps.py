@@ -92,6 +92,9 @@ SWAP_CACHE: Final = 44  # the page that stands for a slot; see swap_state.py
 ANON_VMA_ROOT: Final = 45
 TLB_BATCHED: Final = 46  # reclaim has put a flush of the mm off
 PMD_HUGE_PTE: Final = 47  # deposited tables; obj is the pmd table
+#: vm_sequence again, by a fault that only asks whether it is still its snapshot
+#: (read_seqcount_retry()): all writes behind the first are the same to it
+SEQUENCE_RETRY: Final = 48
 
 FIELD_NAMES: Final = (
     "vm_start", "vm_end", "vm_pgoff", "vm_flags", "vm_page_prot", "vm_ops",
@@ -102,5 +105,5 @@ FIELD_NAMES: Final = (
     "mapcount", "page_cache", "anon_vma_lock", "i_mmap_lock",
     "anon_vma_chain", "tlb", "irq", "task", "mm", "rb_root", "anon_vma_refcount", "f_count",
     "total_vm", "swap_map", "swap_cache", "anon_vma_root", "tlb_batched",
-    "pmd_huge_pte",
+    "pmd_huge_pte", "vm_sequence",
 )  # fmt: skip

@@ -24,6 +24,7 @@ from spfreplay.mm.steps import (
     LOCK,
     PTE,
     PTL,
+    SEQUENCE_RETRY,
     TRYLOCK,
     UNLOCK,
     VM_OPS,
@@ -338,7 +339,7 @@ def reaches(kind, field, times=1):
     ("where", "reason"),
     [
         (reaches(READ_STEP, VM_SEQUENCE, 1), SPF_NOTSUP_WALK),  # 2: nothing read yet
-        (reaches(READ_STEP, VM_SEQUENCE, 2), SPF_CHANGED_RECHECK),  # 16
+        (reaches(READ_STEP, SEQUENCE_RETRY, 1), SPF_CHANGED_RECHECK),  # 16
         (reaches(READ_STEP, VM_RB, 1), SPF_CHANGED_PTL),  # before the PTL
     ],
 )

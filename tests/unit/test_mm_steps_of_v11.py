@@ -5,7 +5,17 @@ from mm_world import BASE, PAGE, RW, WRITE, World, drive
 
 from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay.mm.spf_reasons import SPF_CHANGED_PTL, SPF_NONE, SPF_PMD_CHANGED
-from spfreplay.mm.steps import ENTRY, IRQ_OFF, IRQ_ON, KIND_NAMES, PTL, READ, TRYLOCK, VM_RB
+from spfreplay.mm.steps import (
+    ENTRY,
+    IRQ_OFF,
+    IRQ_ON,
+    KIND_NAMES,
+    PTL,
+    READ,
+    SEQUENCE_RETRY,
+    TRYLOCK,
+    VM_RB,
+)
 from spfreplay.mm.types import FAULT_FLAG_SPECULATIVE, PAGE_PROTNONE
 from spfreplay_reference import contract as c
 
@@ -27,7 +37,7 @@ def faulting(flags=FAULT_FLAG_SPECULATIVE):
     return world, vma, vmf
 
 
-LOOK = [(READ, VM_RB), (READ, 10)]  # vma_has_changed()
+LOOK = [(READ, VM_RB), (READ, SEQUENCE_RETRY)]  # vma_has_changed()
 
 
 @pytest.mark.parametrize(("name", "fetches"), [("pte_spinlock", 2), ("pte_map_lock", 3)])

@@ -11,7 +11,7 @@ from spfreplay.mm.spf_reasons import (
     SPF_NONE,
     SPF_NOTSUP_UFFD,
 )
-from spfreplay.mm.steps import MMAP_SEM, UNLOCK, VM_SEQUENCE
+from spfreplay.mm.steps import MMAP_SEM, SEQUENCE_RETRY, UNLOCK, VM_SEQUENCE
 from spfreplay.mm.types import Task
 from spfreplay.mm.validate import validate_mm
 from spfreplay_reference.contract import (
@@ -275,13 +275,16 @@ def register_all(world, vma):
     assert drive(world.functions.sys_uffd_register(other, world.mm, *arguments)) == 0
 
 
+COUNTER = (VM_SEQUENCE, SEQUENCE_RETRY)
+
+
 def look_at_the_counter(count):
     """Stop at the ``count``-th: 1 the sample, 2 step 16, 3 and 4 around the PTL."""
     seen = []
 
     def stop(step, vma):
         seen.append(step)
-        return sum(obj is vma and field == VM_SEQUENCE for _, obj, field in seen) == count
+        return sum(obj is vma and field in COUNTER for _, obj, field in seen) == count
 
     return stop
 
