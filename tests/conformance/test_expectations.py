@@ -13,7 +13,13 @@ STATED = sorted(
 )
 
 
-@pytest.mark.parametrize("path", STATED, ids=lambda path: path.stem)
+def with_marks(path):
+    """Return ``path`` as a parameter; a litmus file may say that it takes long."""
+    slow = "\n# Cost: slow\n" in path.read_text()
+    return pytest.param(path, marks=pytest.mark.slow if slow else (), id=path.stem)
+
+
+@pytest.mark.parametrize("path", [with_marks(path) for path in STATED])
 def test_the_verdict_is_the_one_stated(path):
     trace = open_trace(path)
     assert trace.header.expect, "a trace without an expectation tests nothing"
