@@ -24,7 +24,7 @@ _OUTCOMES: Final = (
     ("rss is", "RSS_MISMATCH"),
     ("is allocated and nowhere mapped", "LOST_PTE"),
     ("is mapped, but free", "UAF_PAGE"),
-    ("anonymous page", "WRONG_PTE"),
+    ("which has no anon_vma", "WRONG_INDEX"),
     ("index", "WRONG_INDEX"),
     ("is held", "LOCK_IMBALANCE"),
     ("is locked", "LOCK_IMBALANCE"),
