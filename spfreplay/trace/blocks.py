@@ -23,7 +23,13 @@ from spfreplay_reference.contract import (
 
 #: estimated bytes of memory per line of a map
 _PER_REGION: Final = 300
+#: and per page table that has no pages
+_PER_TABLE: Final = 64
 _WORDS: Final = ("pagemap", "kpageflags", "kpagecount")
+#: words of a vma line that tell what exec never leaves: with numbers
+IMAGE_ONLY: Final = ("anon_vma", "vm_pgoff")
+#: bits of an address below what one page table maps
+TABLE_SHIFT: Final = 21
 
 
 # -- writing ----------------------------------------------------------------
@@ -32,11 +38,25 @@ _WORDS: Final = ("pagemap", "kpageflags", "kpagecount")
 def write_image(number: int, image: InitialImage) -> Iterator[str]:
     """Yield the lines of an initial image."""
     brk = _write_brk(image.start_brk, image.brk)
-    yield f"image {number}{brk}"
-    for region in image.regions:
-        yield write_region(region)
-    vpns = [vpn for vpn, _ in image.pages]
-    yield from _write_pages(vpns, [f" {w.PAGE_BITS.write(bits)}" for _, bits in image.pages])
+    flags = f" def_flags={w.VM_FLAGS.write(image.def_flags)}" if image.def_flags else ""
+    yield f"image {number}{brk}{flags}"
+    for at, region in enumerate(image.regions):
+        line = write_region(region._replace(anon_vma=region.anon_vma and not image.anon))
+        if image.anon:
+            line += f" anon_vma={image.anon[at]}"
+        if image.pgoffs:
+            line += f" vm_pgoff={image.pgoffs[at]:#x}"
+        yield line
+    contents, frames = dict(image.contents), dict(image.frames)
+    texts = []
+    for vpn, bits in image.pages:
+        text = f" {w.PAGE_BITS.write(bits)}"
+        if vpn in contents:
+            text += f" content={w.write_content(contents[vpn], vpn)}"
+        texts.append(text + (f" frame={frames[vpn]:#x}" if vpn in frames else ""))
+    yield from _write_pages([vpn for vpn, _ in image.pages], texts)
+    for table in image.tables:
+        yield f"  table {table << TABLE_SHIFT:#x}"
 
 
 def write_checkpoint(checkpoint: Checkpoint) -> Iterator[str]:
@@ -134,6 +154,14 @@ class _Block:
         self.names: list[str] = []
         self.end_of_pages = 0  # where the next page may begin
 
+    def say(self, key: str, number: int, line: Line) -> None:
+        """Take what only the image of a window says of a mapping."""
+        line.refuse(f"expected {key}= in an image only")
+
+    def table(self, line: Line) -> int:
+        """Take a table line; return the bytes of memory it needs."""
+        raise BadLine(0, "expected table lines in an image only")
+
     def vma(self, line: Line) -> int:
         """Take a vma line; return the bytes of memory it needs."""
         start, end = line.take(_read_range, "an address range")
@@ -155,6 +183,10 @@ class _Block:
                 pgoff = line.apply(w.read_number, text)
             elif key == "name" and text:
                 name = line.apply(w.read_string, text)
+            elif key in IMAGE_ONLY and text:
+                number = line.apply(w.read_number, text)
+                anon_vma = bool(number) if key == "anon_vma" else anon_vma
+                self.say(key, number, line)
             else:
                 line.refuse("expected anon, anon_vma, file=, pgoff=, name=, +flag or -flag")
         row = [start, end, flags, file, pgoff, anon_vma, name]
@@ -188,20 +220,63 @@ class ImageBlock(_Block):
 
     def __init__(self, line: Line) -> None:
         super().__init__()
-        brk = line.pairs({"brk": _read_brk}).get("brk", [0, 0])
+        found = line.pairs({"brk": _read_brk, "def_flags": w.VM_FLAGS.read})
+        brk = found.get("brk", [0, 0])
         row = {"start_brk": brk[0], "brk": brk[1], "regions": 0, "pages": 0}
         line.apply(lambda r: rows.fields("image", r, rows.IMAGE), row)
         self.brk = brk
+        self.def_flags: int = found.get("def_flags", 0)
         self.pages: list[tuple[int, int]] = []
+        self.contents: list[tuple[int, int]] = []
+        self.frames: list[tuple[int, int]] = []
+        self.tables: list[int] = []
+        #: what each vma line says, or none of them
+        self.said: dict[str, list[int]] = {key: [] for key in IMAGE_ONLY}
+
+    def say(self, key: str, number: int, line: Line) -> None:
+        """Take what the image of a window says of a mapping."""
+        if len(self.said[key]) != len(self.regions):
+            line.refuse(f"expected {key}= once, on every vma of the image or on none")
+        self.said[key].append(number)
+
+    def table(self, line: Line) -> int:
+        """Take the address of a page table that is there though it may have no pages."""
+        addr: int = line.take(w.read_number, "the address that the page table begins at")
+        if addr & (1 << TABLE_SHIFT) - 1 or not 0 <= addr < 1 << 47:
+            line.refuse("expected an address that is a multiple of 2M, below 2^47")
+        if self.tables and addr >> TABLE_SHIFT <= self.tables[-1]:
+            line.refuse("expected page tables in ascending order")
+        self.tables.append(addr >> TABLE_SHIFT)
+        return _PER_TABLE
 
     def page(self, run: range, line: Line) -> None:
         """Take the rest of a page line."""
         bits = self.bits(line)
         self.pages.extend((vpn, bits) for vpn in run)
+        found = line.pairs({"content": str, "frame": w.read_number})
+        if "content" in found:
+            read = partial(w.read_content, found["content"])
+            self.contents.extend((vpn, line.apply(read, vpn)) for vpn in run)
+        if "frame" in found:
+            self.frames.extend((vpn, found["frame"]) for vpn in run)
 
     def store(self, tables: Tables) -> None:
         """Append the image to its table."""
-        image = InitialImage(tuple(self.regions), tuple(self.pages), *self.brk)
+        for key, numbers in self.said.items():
+            if len(numbers) not in (0, len(self.regions)):
+                raise BadLine(0, f"expected {key}= on every vma of the image above or on none")
+        image = InitialImage(
+            tuple(self.regions),
+            tuple(self.pages),
+            self.brk[0],
+            self.brk[1],
+            tuple(self.contents),
+            tuple(self.frames),
+            tuple(self.tables),
+            tuple(self.said["anon_vma"]),
+            tuple(self.said["vm_pgoff"]),
+            self.def_flags,
+        )
         tables.images.append(image)
 
 

@@ -44,6 +44,8 @@ MAX_EVENTS: Final = 1 << 32
 MAX_ROWS: Final = 1 << 20  # of one table
 MAX_PAGES: Final = 1 << 24  # of one image or checkpoint: 64 GiB of memory
 MAX_REGIONS: Final = 1 << 20
+MAX_CONTENT: Final = 1 << 48  # of a page, the contract's
+MAX_FRAME: Final = 1 << 52
 MAX_MMS: Final = 1 << 22
 MAX_TID: Final = 1 << 22  # PID_MAX_LIMIT
 MAX_CPUS: Final = 1 << 16
@@ -235,6 +237,37 @@ def check_image(where: str, image: InitialImage, files: int) -> None:
     check_regions(where, image.regions, files)
     check_vpns(where, [vpn for vpn, _ in image.pages])
     check_brk(where, image.start_brk, image.brk)
+    if image[4:] != InitialImage((), (), 0, 0)[4:]:
+        _check_window(where, image)
+
+
+def _check_window(where: str, image: InitialImage) -> None:
+    """Refuse what an image tells beyond what exec leaves, where it contradicts itself."""
+    regions = len(image.regions)
+    for name, numbers in (("anon", image.anon), ("pgoffs", image.pgoffs)):
+        if len(numbers) not in (0, regions):
+            raise Malformed(f"{where}: {name} of {len(numbers)} regions, expected {regions}")
+    for number, region in zip(image.anon, image.regions, strict=False):
+        if bool(number) != region.anon_vma or abs(number) > MAX_REGIONS:
+            raise Malformed(
+                f"{where}: region {region.start:#x}: anon_vma {number}, expected one"
+                " exactly where the region says so"
+            )
+    for pgoff in image.pgoffs:
+        if not 0 <= pgoff < 1 << 52:
+            raise Malformed(f"{where}: pgoff {pgoff}, expected 52 bits")
+    pages = {vpn for vpn, _ in image.pages}
+    for name, low, high, told in (
+        ("content", 0, MAX_CONTENT, image.contents),
+        ("frame", 1, MAX_FRAME, image.frames),
+    ):
+        check_vpns(where, [vpn for vpn, _ in told])
+        for vpn, value in told:
+            if vpn not in pages:
+                raise Malformed(f"{where}: {name} of {vpn << PAGE_SHIFT:#x}, which has no page")
+            if not low <= value < high:
+                raise Malformed(f"{where}: {name} {value:#x}, expected {low}..{high - 1:#x}")
+    check_vpns(where, [table << 9 for table in image.tables])
 
 
 def check_checkpoint(index: int, checkpoint: Checkpoint, files: int) -> None:

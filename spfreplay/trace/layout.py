@@ -11,7 +11,8 @@ digest in END covers every byte of the file.  Chunks, in any order, but the
 rows and pages of an image or checkpoint follow it directly::
 
     HEAD  JSON object          PROC THRD FILE  JSON list of rows
-    IMAG  JSON object, then    REGN  JSON list of its regions
+    IMAG  JSON object, then    REGN  JSON list of its regions, PAGE, and perhaps
+    WIND  JSON object: what the image above tells beyond what exec leaves
     CKPT  JSON object, then    REGN, PAGE  columns of its pages
     EVTS  u64 number of the first event, columns
 
@@ -32,7 +33,7 @@ MAGIC: Final = b"\x89SPFT\r\n\x1a"
 #: how the text form of a trace begins
 FIRST_TEXT: Final = b"spfreplay text"
 MAJOR: Final = 1
-MINOR: Final = 1  # 1: the operation file_size
+MINOR: Final = 2  # 1: the operation file_size; 2: WIND, images of windows
 FILE_HEAD: Final = struct.Struct("<8sHHI")
 CHUNK_HEAD: Final = struct.Struct("<4sHHIII")
 CRC: Final = struct.Struct("<I")
@@ -43,6 +44,7 @@ FLAG_DEFLATED: Final = 1
 FLAG_SKIPPABLE: Final = 2
 TABLE_CHUNKS: Final = (
     b"HEAD", b"PROC", b"THRD", b"FILE", b"IMAG", b"CKPT", b"REGN", b"PAGE",
+    b"WIND",
 )  # fmt: skip
 
 #: number of each column in the file: never reuse one

@@ -140,7 +140,7 @@ class _Parser:
         self.words: dict[str, Callable[[Line], None]] = {
             "process": self._process, "thread": self._thread, "file": self._file,
             "image": self._image, "checkpoint": self._checkpoint,
-            "vma": self._vma, "page": self._page,
+            "vma": self._vma, "page": self._page, "table": self._page_table,
         }  # fmt: skip
 
     def parse(self) -> TextTrace:
@@ -196,7 +196,7 @@ class _Parser:
             return
         if word in self.words:
             line.at = 1
-            if word not in ("vma", "page"):
+            if word not in ("vma", "page", "table"):
                 self._finish_block()
             self.words[word](line)
             line.end()
@@ -293,6 +293,9 @@ class _Parser:
         run = block.page_range(line)
         self._charge(len(run) * block.per_page)  # before the run is walked
         block.page(run, line)
+
+    def _page_table(self, line: Line) -> None:
+        self._charge(self._open_block().table(line))
 
     def _charge(self, size: int) -> None:
         self.memory += size

@@ -158,6 +158,8 @@ class Reader:
             self._pending.take(fourcc, payload)
         elif self._pending is not None:
             raise Malformed(f"{fourcc.decode()} chunk, {self._pending.missing()}")
+        elif fourcc == b"WIND":
+            self._window(payload)
         elif fourcc == b"HEAD":
             if self._has_header:
                 raise Malformed("a second header")
@@ -176,6 +178,13 @@ class Reader:
         if self._pending is not None and self._pending.complete():
             self._pending.store(tables)
             self._pending = None
+
+    def _window(self, payload: bytes) -> None:
+        """Add to the last image what exec does not leave."""
+        images = self.tables.images
+        if not images or rows.window_to_json(images[-1]):
+            raise Malformed("WIND chunk, expected an image before it that has none")
+        images[-1] = images[-1]._replace(**rows.window_from_json(rows.load(payload)))
 
     def _end(self, at: int, number: int, after: int) -> None:
         """Compare the totals and the digest with what was read."""

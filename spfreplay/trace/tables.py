@@ -28,6 +28,7 @@ from spfreplay_reference.contract import (
     FILE_UNKNOWN,
     MM_NONE,
     FileFacts,
+    InitialImage,
     KernelProfile,
     Region,
 )
@@ -166,6 +167,12 @@ IMAGE: Final[Mapping[str, Check]] = {
     "start_brk": _ADDRESS, "brk": _ADDRESS, "regions": integer(0, MAX_REGIONS),
     "pages": integer(0, MAX_PAGES),
 }  # fmt: skip
+#: beyond what exec leaves: lists as in InitialImage
+WINDOW: Final[Mapping[str, Check]] = {
+    "contents": pairs, "frames": pairs, "tables": sequence(COUNT, 0, MAX_ROWS),
+    "anon": sequence(INT64, 0, MAX_REGIONS), "pgoffs": sequence(COUNT, 0, MAX_REGIONS),
+    "def_flags": COUNT,
+}  # fmt: skip
 CHECKPOINT: Final[Mapping[str, Check]] = {
     "id": integer(0, MAX_ROWS), "t": INT64, "pid": _TID, "mm": mm_id,
     "reason": choice(*REASONS), "threads": integer(0, MAX_TID),
@@ -245,6 +252,16 @@ def file_to_json(file: File) -> dict[str, Any]:
 def file_from_json(value: Any) -> File:
     """Return the file that ``value`` describes."""
     return File(FileFacts(**fields("file", value, FACTS)), **fields("file", value, FILE))
+
+
+def window_to_json(image: InitialImage) -> dict[str, Any]:
+    """Return what ``image`` tells beyond what exec leaves; {} if it does not."""
+    return {key: value for key in WINDOW if (value := getattr(image, key))}
+
+
+def window_from_json(value: Any) -> dict[str, Any]:
+    """Return the fields of an InitialImage that ``value`` describes."""
+    return fields("image", value, WINDOW)
 
 
 def region_to_json(region: Region, name: str = "") -> list[Any]:

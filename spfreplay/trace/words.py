@@ -210,6 +210,42 @@ def _read_bits(text: str) -> int:
 PAGE_BITS: Final = Kind(_write_bits, _read_bits)
 
 
+def write_content(content: int, vpn: int) -> str:
+    """Write the content of page ``vpn``: ``zero``, ``initial``, ``file:1:17``, ``0x1d``.
+
+    ``initial`` alone is what exec left in this very page.
+    """
+    if not content:
+        return "zero"
+    kind = content & (c.CONTENT_FILE | c.CONTENT_INITIAL)
+    if kind == c.CONTENT_INITIAL:
+        name = content & ~c.CONTENT_INITIAL
+        return "initial" if name == vpn else f"initial:{name:#x}"
+    if kind == c.CONTENT_FILE:
+        return f"file:{content >> 31 & 0xFFFF}:{content & 0x7FFF_FFFF}"
+    return hex(content)
+
+
+def read_content(text: str, vpn: int) -> int:
+    """Return the content that :func:`write_content` wrote."""
+    word, *numbers = text.split(":")
+    try:
+        match word, [read_number(number) for number in numbers]:
+            case "zero", []:
+                return 0
+            case "initial", []:
+                return c.CONTENT_INITIAL | vpn
+            case "initial", [name] if 0 <= name < c.CONTENT_INITIAL:
+                return c.CONTENT_INITIAL | name
+            case "file", [file, index] if 0 <= file < 1 << 15 and 0 <= index < 1 << 31:
+                return c.CONTENT_FILE | file << 31 | index
+            case _, []:
+                return read_number(word)
+    except ValueError:
+        pass
+    raise ValueError("expected zero, initial, initial:NAME, file:NUMBER:INDEX or a number")
+
+
 # -- VM_* -------------------------------------------------------------------
 
 #: what the letters of /proc/PID/maps stand for; mappings may get any right
@@ -242,6 +278,10 @@ def read_perms(text: str) -> int:
         raise ValueError("expected rights like rw-p")
     flags = sum(1 << i for i, letter in enumerate(text[:3]) if letter != "-")
     return flags | _ALWAYS | (_SHARED if text[3] == "s" else 0)
+
+
+#: what mlockall(MCL_FUTURE) gives new mappings
+VM_FLAGS: Final = flag_words(VM_NAMES)
 
 
 def read_vm_flag(text: str) -> int:

@@ -116,6 +116,10 @@ class TraceWriter:
         self._rows(b"REGN", map(rows.region_to_json, image.regions), rows.region_from_json)
         vpns = array("Q", (vpn for vpn, _ in image.pages))
         self._pages({"vpns": vpns, "bits": array("H", (bits for _, bits in image.pages))})
+        if window := rows.window_to_json(image):
+            text = rows.dump(window)
+            rows.window_from_json(rows.load(text))
+            self._json(b"WIND", text)
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
         row = {

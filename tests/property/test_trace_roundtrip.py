@@ -123,6 +123,50 @@ def checkpoints(draw, number, files):
     )  # fmt: skip
 
 
+CONTENT = st.one_of(
+    st.integers(0, (1 << 48) - 1),
+    st.integers(0, 99),
+    st.integers(0, 99).map(lambda name: 1 << 46 | name),
+    st.tuples(st.integers(0, 3), st.integers(0, 99)).map(
+        lambda place: 1 << 47 | place[0] << 31 | place[1]
+    ),
+)
+
+
+@st.composite
+def initial_images(draw, files):
+    image = InitialImage(
+        draw(regions(files)),
+        tuple((vpn, draw(st.sampled_from([1, 9, 0xFFFF]))) for vpn in draw(vpns())),
+        draw(ADDRESS),
+        draw(ADDRESS),
+    )
+    return draw(window_images(image)) if draw(st.booleans()) else image
+
+
+@st.composite
+def window_images(draw, image):
+    """Add to ``image`` what exec never leaves."""
+
+    def some(values):
+        chosen = [vpn for vpn, _ in image.pages if draw(st.booleans())]
+        return tuple((vpn, draw(values)) for vpn in chosen)
+
+    own = [draw(st.integers(-3, 3).filter(bool)) for _ in image.regions]
+    anon = [number if r.anon_vma else 0 for number, r in zip(own, image.regions, strict=True)]
+    pgoffs = [draw(st.integers(0, 1 << 51)) for _ in image.regions]
+    table_numbers = draw(st.lists(st.integers(0, (1 << 26) - 2), unique=True, max_size=3))
+    own_pages = [(vpn, 1 << 46 | vpn) for vpn, _ in image.pages]
+    return image._replace(
+        contents=draw(st.sampled_from([some(CONTENT), tuple(own_pages)])),
+        frames=some(st.integers(1, (1 << 52) - 1)),
+        tables=tuple(sorted(table_numbers)),
+        anon=tuple(anon) if draw(st.booleans()) else (),
+        pgoffs=tuple(pgoffs) if draw(st.booleans()) else (),
+        def_flags=draw(st.sampled_from([0, 0x2000, 0x82000, 1 << 40])),
+    )
+
+
 @st.composite
 def tables(draw):
     count = draw(st.integers(0, 3))
@@ -139,14 +183,7 @@ def tables(draw):
     how = st.sampled_from(["root", "fork", "vfork", "clone-vm"])
     processes = st.builds(Process, TID, st.integers(-1, 1 << 22), TIME, how, TEXT, TEXT)
     threads = st.builds(Thread, TID, TID, TIME, st.one_of(st.just(-1), TIME))
-    images = [
-        InitialImage(
-            draw(regions(count)),
-            tuple((vpn, draw(st.sampled_from([1, 9, 0xFFFF]))) for vpn in draw(vpns())),
-            draw(ADDRESS), draw(ADDRESS),
-        )
-        for _ in range(draw(st.integers(0, 2)))
-    ]  # fmt: skip
+    images = [draw(initial_images(count)) for _ in range(draw(st.integers(0, 2)))]
     return Tables(
         draw(HEADER),
         draw(st.lists(processes, max_size=3)),
@@ -223,6 +260,11 @@ file 0 reg size=8192 path="/bin/x y"
 image 0 brk=0x9000
   vma 0x1000-0x3000 r-xp file=0 pgoff=1 anon_vma -mayread
   page 0x1000-0x3000 file|exec
+image 1 def_flags=locked
+  vma 0x1000-0x3000 rw-p anon anon_vma=-2 vm_pgoff=7
+  page 0x1000 anon|write content=initial frame=0x9
+  page 0x2000 anon content=file:0:3
+  table 0x200000
 checkpoint 0 mm=mm0 rss=1,2,3,4
   page 0x1000 file pagemap=0x1
 exec mm0 image=0 = 0  # a comment

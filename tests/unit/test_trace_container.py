@@ -223,6 +223,19 @@ def with_image(*regions, pages=(), brk=0):
     return Tables(images=[InitialImage(regions, pages, 0, brk)])
 
 
+def with_window(**fields):
+    image = InitialImage((Region(0x1000, 0x2000, 0, -1, 0, False),), ((1, 1),), 0, 0)
+    return Tables(images=[image._replace(**fields)])
+
+
+def test_the_image_of_a_window_is_what_is_refused_below(tmp_path):
+    tables = with_window(
+        contents=((1, 5),), frames=((1, 9),), tables=(0, 4), anon=(0,), pgoffs=(1,), def_flags=8
+    )
+    write_trace(tmp_path / "t", tables, [])
+    assert open_trace(tmp_path / "t").tables == tables
+
+
 def with_checkpoint(**changes):
     return Tables(files=TABLES.files, checkpoints=[replace(TABLES.checkpoints[0], **changes)])
 
@@ -240,6 +253,16 @@ def with_checkpoint(**changes):
         with_image(pages=((2, 1), (2, 1))),
         with_image(pages=((1 << 36, 1),)),
         with_image(brk=1 << 47),
+        with_window(contents=((2, 5),)),
+        with_window(contents=((1, 1 << 48),)),
+        with_window(frames=((1, 0),)),
+        with_window(frames=((1, 5), (1, 5))),
+        with_window(tables=(3, 3)),
+        with_window(tables=(1 << 40,)),
+        with_window(anon=(0, 0)),
+        with_window(anon=(1,)),
+        with_window(pgoffs=(1 << 52,)),
+        with_window(def_flags=-1),
         with_checkpoint(id=1),
         with_checkpoint(names=("x",)),
         with_checkpoint(bits=array("H", [1])),
