@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from spfreplay.errors import EXIT_DIVERGED, EXIT_MATCH, EXIT_UNDECIDED
+from spfreplay.telling import Telling
 from spfreplay.trace.events import Event
 from spfreplay.windows import WindowStats
 from spfreplay_reference.contract import Image, Region
@@ -199,6 +200,7 @@ class Race:
     results: tuple[int | None, ...]
     known: str = ""  # slug of a known defect of the protocol
     title: str = ""
+    told: Telling | None = None  # the example, step by step
 
 
 @dataclass(frozen=True, slots=True)

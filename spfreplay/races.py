@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 from spfreplay.diff import NumberedEvent, OrdersTold, Race, RaceFinding
 from spfreplay.engines import EngineOptions
-from spfreplay.engines.judge import Illegal, perform
+from spfreplay.engines.judge import Illegal
+from spfreplay.engines.tell import Teller
 from spfreplay.engines.window import Operation
 from spfreplay.explore import Schedule
+from spfreplay.explore.schedule import count_switches
 from spfreplay.known_defects import known_defect
 from spfreplay.locate import fetch
 from spfreplay.oracles import OUTCOMES, Finding
@@ -135,12 +137,16 @@ def _race(
     events: Events,
     digest: Digest,
 ) -> Race:
-    part, illegal = group.part, group.illegal
+    part = group.part
     assert part.case is not None
-    choices = illegal.witness.schedule.choices
-    shown = perform(part.case, choices, engine)
-    alike = (each for each in shown.findings if kind_of(part.operations, each) == kind)
-    finding = next(alike, group.finding)
+    teller = Teller(part.case, engine)
+
+    def alike(finding: Finding) -> bool:
+        return kind_of(part.operations, finding) == kind
+
+    choices = teller.plainer(group.illegal.witness.schedule.choices, alike)
+    telling, shown = teller.tell(choices, alike)
+    finding = next(filter(alike, teller.findings(shown)), group.finding)
     place = kind.place
     if kind.outcome == "LIVELOCK" and _fetches(part.operations):
         place = "fetch"
@@ -152,12 +158,13 @@ def _race(
         events=tuple(events(part.members)),
         window=str(part.name),
         schedule=str(Schedule(digest(part.members), choices)),
-        switches=illegal.witness.switches,
+        switches=count_switches(choices),
         windows=group.windows,
         executions=group.executions,
         results=shown.results,
         known=defect.slug if defect is not None else "",
         title=defect.title if defect is not None else "",
+        told=telling,
     )
 
 

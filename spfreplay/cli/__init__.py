@@ -25,6 +25,9 @@ VERBS: Final = {
     "assemble": ("spfreplay.cli.show:assemble", "Make a trace from its text form."),
     "verify": ("spfreplay.cli.verify:verify", "Compare both engines with the recorded kernel."),
     "diff": ("spfreplay.cli.diff:diff", "Compare the speculative engine with the locked one."),
+    "explain": ("spfreplay.cli.window:explain", "List what one window can come to."),
+    "replay": ("spfreplay.cli.window:replay", "Perform one order of a window, step by step."),
+    "extract": ("spfreplay.cli.window:extract", "Write one window as a trace of its own."),
     "oracle": ("spfreplay.cli.oracle:oracle", "Let this kernel judge the engines."),
 }
 

@@ -23,6 +23,8 @@ from spfreplay_reference.legal import Legal, legal_set
 
 COMPLETE: Final = "complete"
 SAMPLED: Final = "sampled"
+#: what the legal set alone notices
+STATE: Final = Finding("STATE", "no serial order ends like this")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Illegal:
         """Return what the oracles noticed; STATE where only the legal set did."""
         if self.explained or not self.result.images:
             return self.result.findings
-        return (*self.result.findings, Finding("STATE", "no serial order ends like this"))
+        return (*self.result.findings, STATE)
 
 
 @dataclass(frozen=True, slots=True)

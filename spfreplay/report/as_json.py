@@ -41,33 +41,39 @@ def document(command: str, results: list[dict[str, Any]]) -> str:
 
 
 def _diff(result: DiffResult) -> dict[str, Any]:
-    plain: dict[str, Any] = _plain(result)
-    options = plain.pop("options")
-    plain["protocol"] = options.pop("protocol")
-    plain["budget"] = None
-    plain["seed"] = None
-    plain["options"] = options
-    plain["exit_code"] = result.exit_code
-    plain["windows"]["in_wide_windows"] = result.windows.in_wide_windows
-    return plain
+    found: dict[str, Any] = plain(result)
+    options = found.pop("options")
+    # The report depends on the seed and the budget; not on the number of workers.
+    del options["jobs"]
+    found["protocol"] = options.pop("protocol")
+    found["seed"] = options.pop("seed")
+    found["budget"] = {
+        "steps": options.pop("window_steps"),
+        "seconds": options.pop("seconds"),
+        "preemptions": options.pop("preemptions"),
+    }
+    found["options"] = options
+    found["exit_code"] = result.exit_code
+    found["windows"]["in_wide_windows"] = result.windows.in_wide_windows
+    return found
 
 
 def _verify(result: VerifyResult) -> dict[str, Any]:
-    plain: dict[str, Any] = _plain(result)
-    plain["exit_code"] = result.exit_code
-    plain["percent"] = {
+    found: dict[str, Any] = plain(result)
+    found["exit_code"] = result.exit_code
+    found["percent"] = {
         name: round(result.percent(name), 6)
         for name in sorted({one.engine for one in result.checkpoints})
     }
-    return plain
+    return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn dataclasses and named tuples into dicts, at any depth."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: _plain(getattr(value, name)) for name in value._fields}
+        return {name: plain(getattr(value, name)) for name in value._fields}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
-from spfreplay.diff import DiffResult, OrdersTold, Race
+from spfreplay.diff import DiffOptions, DiffResult, OrdersTold, Race
 from spfreplay.report import words
+from spfreplay.report.columns import columns
+from spfreplay.report.outcomes import Facts, came_to, filled
 from spfreplay.report.words import count
-from spfreplay_reference.contract import OP_ACCESS, OUTCOME_NAMES, X86_PF_WRITE
+from spfreplay.telling import Telling
 
 RULE = "=" * words.WIDTH
 
@@ -41,25 +43,66 @@ def one_race(result: DiffResult, race: Race) -> Iterator[str]:
     yield RULE
     yield f"BUG: spfreplay: {finding.outcome}{place}, {result.options.protocol}"
     yield ""
-    yield from _filled(
-        f"{finding.what}: {finding.meaning}" if finding.what else finding.meaning
-    )
+    yield from filled(f"{finding.what}: {finding.meaning}" if finding.what else finding.meaning)
     if race.known:
-        yield from _filled(f"known defect {race.known}: {race.title}")
+        yield from filled(f"known defect {race.known}: {race.title}")
     yield ""
     yield "Between"
     for one, value in zip(race.events, race.results, strict=False):
-        yield from _wrapped(
-            f"{words.event_line(one)}{_came_to(one.event.op, one.event.a1, value)}"
-        )
+        event = one.event
+        yield from _wrapped(f"{words.event_line(one)}; {came_to(event.op, event.a1, value)}")
+    if race.told is not None:
+        yield ""
+        yield from columns(race.told)
+        yield from _why(result, race, race.told)
     yield ""
     shown = f"{count(race.windows, 'window')}, {count(race.executions, 'order')}"
-    yield from _filled(f"shown by {shown}; here with {count(race.switches, 'change')} of CPU")
+    yield from filled(f"Shown by {shown}; here with {race.switches:,} switches of CPU.", "")
     yield "Replay it:"
-    yield f"  spfreplay replay {result.path} --window {race.window} \\"
-    for line in wrap(race.schedule, words.WIDTH - 17, break_on_hyphens=False):
-        yield f"      --schedule {line}"
+    yield from replay_command(result, race)
     yield RULE
+
+
+def _why(result: DiffResult, race: Race, told: Telling) -> Iterator[str]:
+    """Say which order decides, and why the outcome is not legal."""
+    if told.decisive is not None:
+        yield ""
+        yield from filled(
+            "Were the two steps marked <-- the other way round, it would not be so."
+        )
+    facts = Facts([one.event for one in race.events], race.members, result.files)
+    yield ""
+    if not told.finished:
+        yield from filled("The execution ends there; what comes of it is not told.")
+        return
+    if told.nearest is None:
+        if told.legal is not None:
+            yield from filled(
+                "Results, mappings and pages are those of a serial order; "
+                "what no serial order has is named above."
+            )
+        return
+    yield from facts.nearest(told.nearest, told, result.options.protocol)
+    yield ""
+    yield from facts.why(told.why)
+
+
+def replay_command(result: DiffResult, race: Race) -> Iterator[str]:
+    """Return the command that performs the example again, in lines."""
+    options = result.options
+    yield f"  spfreplay replay {result.path} --window {race.window} \\"
+    others = []
+    if options.protocol != DiffOptions().protocol:
+        others.append(f"--protocol {options.protocol}")
+    if options.file_faults:
+        others.append("--file-faults")
+    if options.speculate_single_threaded:
+        others.append("--speculate-single-threaded")
+    if options.skew:
+        others.append(f"--skew {options.skew}ns")
+    for other in others:
+        yield f"    {other} \\"
+    yield f"    --schedule {race.schedule}"
 
 
 def explored(orders: OrdersTold) -> Iterator[str]:
@@ -78,23 +121,6 @@ def explored(orders: OrdersTold) -> Iterator[str]:
         yield f"  not explored: {times:,} ({reason})"
     if orders.late:
         yield f"  not explored: {orders.late:,} (the time was over)"
-
-
-def _came_to(op: int, error_code: int, value: int | None) -> str:
-    """Say what an operation came to in the example."""
-    if value is None:
-        return "; never ends"
-    if op != OP_ACCESS:
-        return f"; returns {words.returned(value)}"
-    if value < 0:
-        return f"; {OUTCOME_NAMES.get(-value, 'no effect')}"
-    if error_code & X86_PF_WRITE:
-        return "; stores"
-    return f"; loads {words.content_of(value)}"
-
-
-def _filled(text: str) -> Sequence[str]:
-    return wrap(text, words.WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def _wrapped(line: str) -> Sequence[str]:

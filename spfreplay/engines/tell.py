@@ -1,0 +1,123 @@
+"""Tell one execution of a window: what happened, what decided, why it is not legal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
+
+from spfreplay.engines.case import Case
+from spfreplay.engines.judge import STATE, legal_of
+from spfreplay.engines.narrate import Narration, named, narrate
+from spfreplay.engines.nearest import nearest, reasons
+from spfreplay.engines.player import EngineOptions
+from spfreplay.engines.subject import MemoryWindow, Result
+from spfreplay.explore.decisive import decisive
+from spfreplay.explore.explain import essential, perform, straighten
+from spfreplay.oracles import Finding
+from spfreplay.telling import Telling, ToldFunction, ToldStep, ToldThread
+
+#: executions that looking for a plainer order may cost, and for the decisive pair
+_PLAINER: Final = 150
+_DECIDING: Final = 200
+
+
+class Teller:
+    """One window with its legal set: performs schedules and tells them.
+
+    :raises ModelError: an engine failed
+    """
+
+    def __init__(self, case: Case, options: EngineOptions | None = None) -> None:
+        speculative, locked = case.kernels(options)
+        self.window = case.window
+        self.subject = MemoryWindow(speculative, case.window)
+        self.legal = legal_of(case.window, locked)
+        self.outcomes: dict[Any, tuple[str, ...]] = dict(self.legal.outcomes)
+
+    def relaxations(self, result: Result) -> tuple[str, ...] | None:
+        """Return what it takes to make results and images legal; None if they are not."""
+        return self.outcomes.get((result.results, result.images))
+
+    def findings(self, result: Result) -> tuple[Finding, ...]:
+        """Return what is wrong with ``result``; nothing if it is legal."""
+        legal = self.relaxations(result) is not None or not self.legal.complete
+        if legal or not result.images:
+            return result.findings
+        return (*result.findings, STATE)
+
+    def plainer(
+        self, choices: Sequence[int], wanted: Callable[[Finding], bool]
+    ) -> tuple[int, ...]:
+        """Return an order of fewer switches that shows a finding that is ``wanted``."""
+
+        def same(outcome: Any, _: Any) -> bool:
+            return any(map(wanted, self.findings(outcome)))
+
+        return straighten(self.subject, choices, same=same, tries=_PLAINER)
+
+    def tell(
+        self,
+        choices: Sequence[int],
+        wanted: Callable[[Finding], bool] | None = None,
+        everything: bool = False,
+    ) -> tuple[Telling, Result]:
+        """Perform ``choices`` and tell them.
+
+        :param wanted: the findings that are told; None: any.
+        :param everything: tell all steps, not only those that matter.
+        :raises ScheduleError: the window does not fit
+        """
+        narration = narrate(self.subject, choices)
+        result = narration.outcome
+        assert result is not None
+
+        def wrong(outcome: Any) -> bool:
+            findings = self.findings(outcome)
+            return any(map(wanted, findings)) if wanted is not None else bool(findings)
+
+        pair = None
+        if wrong(result):
+            pair = decisive(self.subject, choices, wrong, _DECIDING)
+        matter = set(pair or ()) | set(essential(perform(self.subject, choices)))
+        shown = [
+            step
+            for step in narration.steps
+            if everything or step.number in matter or step.findings or self._heads(step)
+        ]
+        illegal = STATE in self.findings(result)
+        telling = Telling(
+            threads=self._threads(narration),
+            length=len(narration.steps),
+            steps=tuple(shown),
+            functions=_functions(narration, {step.function for step in shown}),
+            decisive=pair,
+            legal=len(self.outcomes) if self.legal.complete else None,
+            nearest=nearest(result, self.outcomes) if illegal else None,
+            why=reasons(result, self.outcomes) if illegal else (),
+            finished=bool(result.images),
+        )
+        return telling, result
+
+    def _heads(self, step: ToldStep) -> bool:
+        """Tell whether a step begins one of several operations of its thread."""
+        threads = self.window.threads
+        if step.kind != "begin" or step.thread >= len(threads):
+            return False
+        return len(threads[step.thread]) > 1
+
+    def _threads(self, narration: Narration) -> tuple[ToldThread, ...]:
+        taken = Counter(step.thread for step in narration.steps)
+        operations = self.window.operations
+        own = [
+            ToldThread(f"T{tid}", tuple(named(operations[n]) for n in mine), taken[thread])
+            for thread, (tid, mine) in enumerate(
+                zip(self.window.tids, self.window.threads, strict=True)
+            )
+        ]
+        later = [thread for thread in sorted(taken) if thread >= len(own)]
+        return tuple(own + [ToldThread("rcu", (), taken[thread]) for thread in later])
+
+
+def _functions(narration: Narration, names: Collection[str]) -> tuple[ToldFunction, ...]:
+    return tuple(each for name, each in narration.functions.items() if name in names)
