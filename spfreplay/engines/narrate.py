@@ -12,6 +12,7 @@ from spfreplay.engines.subject import BEGIN, MemoryWindow, Result
 from spfreplay.engines.window import Operation
 from spfreplay.explore import run
 from spfreplay.mm.conflicts import spins
+from spfreplay.mm.slots import slot_of
 from spfreplay.mm.steps import ENTRY, FREE, KIND_NAMES, PTE, READ, RMW, TRYLOCK, WRITE
 from spfreplay.mm.types import PageTable
 from spfreplay.oracles import Finding
@@ -129,13 +130,10 @@ class _Narrator:
         return base + (index << SHIFTS[table.level])
 
     def _index(self, thread: int, table: PageTable) -> int | None:
-        """Return which entry of ``table`` a fault is about; a call is about many."""
-        doing = self.doing.get(thread)
-        base = self.places.of(table)
-        if doing is None or doing.op != OP_ACCESS or base is None:
+        """Return which entry of ``table`` a step is about; None if it is about many."""
+        if self.places.of(table) is None:
             return None
-        index = doing.args[0] - base >> SHIFTS[table.level]
-        return index if 0 <= index < 512 else None
+        return slot_of(self.subject.threads[thread])
 
     def _after(self, told: ToldStep, step: Step) -> ToldStep:
         """Say what is there now that a step was taken, and what was noticed at it."""
