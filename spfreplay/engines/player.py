@@ -161,7 +161,8 @@ class Mismatch(NamedTuple):
 def make_engine(protocol: str, tables: Tables, options: EngineOptions | None = None) -> Engine:
     """Build the engine called ``protocol`` for the kernel and files of a trace.
 
-    :raises ValueError: no such protocol
+    :param protocol: ``locked``, or a base and patches: ``spf-fixed+M54+W03``.
+    :raises PatchError: no such protocol
     """
     profile = tables.header.profile
     files = [file.facts for file in tables.files]
@@ -170,8 +171,9 @@ def make_engine(protocol: str, tables: Tables, options: EngineOptions | None = N
         from spfreplay_reference.engine import LockedKernel
 
         engine = LockedKernel(profile, files)
-    elif protocol == "spf-v11":
+    else:
         from spfreplay.mm.kernel import SpeculativeKernel
+        from spfreplay.mutations import protocol as patched
 
         options = options or EngineOptions()
         engine = SpeculativeKernel(
@@ -180,9 +182,8 @@ def make_engine(protocol: str, tables: Tables, options: EngineOptions | None = N
             speculate_single_threaded=options.speculate_single_threaded,
             file_faults=options.file_faults,
             form=options.form,
+            protocol=patched(protocol),
         )
-    else:
-        raise ValueError(f"no protocol called {protocol!r}; there are {', '.join(PROTOCOLS)}")
     result: Engine = engine
     return result
 

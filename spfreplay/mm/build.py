@@ -22,19 +22,23 @@ tracebacks show it.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from inspect import CO_GENERATOR
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any, Final, Literal
 
+from spfreplay.mm import spf_reasons, steps, types
 from spfreplay.mm.locking import RwLock, RwSpinLock, SpinLock
 from spfreplay.mm.opening import BuildError, Methods, Opener
+from spfreplay.mm.patching import Protocol, parsed, patched, shown_as
 from spfreplay.mm.slots import note_slots
 from spfreplay.mm.straight import Fold, constants_of, hoist, strip, strip_block
 from spfreplay.mm.types import Page
+from spfreplay_reference import contract
 
 Form = Literal["straight", "window"]
 
@@ -81,8 +85,8 @@ PROTOCOL_MODULES: Final = (
     "spf",
     "fault",
 )
-#: protocol -> the modules that it is made of, in the order they are executed
-PROTOCOLS: Final = {"spf-v11": PROTOCOL_MODULES}
+#: the protocol as it stands in these modules
+SPF_V11: Final = Protocol("spf-v11")
 
 #: what a fault calls, opened in the straight form: a fault costs a quarter less
 OPENED: Final = (
@@ -109,6 +113,7 @@ OPENED_CONSTRUCTORS: Final = (Page,)
 HOISTED: Final = ("access",)
 
 PACKAGE: Final = "spfreplay.mm"
+EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Namespace:
@@ -130,20 +135,71 @@ class Namespace:
         }
 
 
-@cache
-def build(protocol: str, form: Form) -> Namespace:
+def build(protocol: Protocol | str, form: Form) -> Namespace:
     """Build ``protocol`` in ``form``; the same object on every call.
 
+    :param protocol: by name only the one that stands in this package.
     :raises BuildError: on an announcement of another shape, a name that two
-        modules define, a class, or an import of what no module defines.
+        modules define, a class, an import of what no module defines, or an
+        edit that does not fit.
     """
-    sources = {name: module_path(name) for name in PROTOCOLS[protocol]}
-    trees = {name: ast.parse(path.read_text(), str(path)) for name, path in sources.items()}
+    if isinstance(protocol, str):
+        if protocol != SPF_V11.name:
+            raise BuildError(f"no edits are known here that make {protocol}")
+        protocol = SPF_V11
+    return built(protocol, form)
+
+
+@cache
+def built(protocol: Protocol, form: Form) -> Namespace:
+    """Do as :func:`build`, once for each protocol and form."""
+    texts = sources_of(protocol)
+    paths = {name: str(module_path(name)) for name in PROTOCOL_MODULES}
+    for module in {edit.module for edit in protocol.edits}:
+        paths[module] = shown_as(texts[module], paths[module], protocol.name)
+    trees = {name: parsed(text, paths[name]) for name, text in texts.items()}
+    name = f"{PACKAGE}.<{protocol.name} {form}>"
+    words = vocabulary() if protocol.edits else {}
     if form == "window":
-        return link(f"{PACKAGE}.<{protocol} {form}>", trees, form, sources)
+        return link(name, trees, form, paths, words=words)
     methods = Methods(OPENED_LOCKS, OPENED_CONSTRUCTORS)
-    name = f"{PACKAGE}.<{protocol} {form}>"
-    return link(name, trees, form, sources, OPENED, methods, HOISTED)
+    return link(name, trees, form, paths, OPENED, methods, HOISTED, words)
+
+
+def vocabulary() -> dict[str, Any]:
+    """Return the constants that an edit may use without an import."""
+    return {
+        name: value
+        for module in (steps, spf_reasons, types, contract)
+        for name, value in vars(module).items()
+        if name.isupper()
+    }
+
+
+def sources_of(protocol: Protocol) -> dict[str, str]:
+    """Return the text of every module of ``protocol``, edits made.
+
+    :raises BuildError: where an edit does not fit.
+    """
+    strangers = {edit.module for edit in protocol.edits} - set(PROTOCOL_MODULES)
+    if strangers:
+        raise BuildError(f"{protocol.name} edits {min(strangers)}, no module of the protocol")
+    return {
+        name: patched(
+            module_path(name).read_text(),
+            (edit for edit in protocol.edits if edit.module == name),
+        )
+        for name in PROTOCOL_MODULES
+    }
+
+
+@cache
+def protocol_digest(protocol: Protocol) -> str:
+    """Return a sha256 over the source of ``protocol``: a schedule fits no other."""
+    digest = sha256()
+    for name, text in sources_of(protocol).items():
+        digest.update(f"{name}\0{text}\0".encode())
+    return digest.hexdigest()
 
 
 def module_path(name: str) -> Path:
@@ -161,16 +217,18 @@ def link(
     name: str,
     trees: dict[str, ast.Module],
     form: Form,
-    sources: dict[str, Path],
+    sources: Mapping[str, str | Path],
     opened: Collection[str] = (),
     methods: Methods | None = None,
     hoisted: Collection[str] = (),
+    words: Mapping[str, Any] = EMPTY,
 ) -> Namespace:
     """Execute the modules ``trees`` in one namespace called ``name``.
 
     :param opened: functions whose calls the straight form opens.
     :param methods: those of other classes, which it opens as well.
     :param hoisted: functions that it lets compute the indexes of an address once.
+    :param words: constants that are known everywhere.
     """
     owners: dict[str, str] = {}
     wanted: list[tuple[str, str, str]] = []
@@ -183,8 +241,8 @@ def link(
                 f"{module} imports {symbol} from {source}, which does not define it"
             )
     if form == "straight":
-        straighten(trees, opened, methods, hoisted)
-    names: dict[str, Any] = {"__name__": name} | (methods.names if methods else {})
+        straighten(trees, opened, methods, hoisted, words)
+    names: dict[str, Any] = {**words, "__name__": name, **(methods.names if methods else {})}
     for module, tree in trees.items():
         exec(compile(tree, str(sources[module]), "exec"), names)
     names.pop("__builtins__")
@@ -203,9 +261,10 @@ def straighten(
     opened: Collection[str],
     methods: Methods | None,
     hoisted: Collection[str],
+    words: Mapping[str, Any],
 ) -> None:
     """Turn ``trees``, whose imports of one another are gone, into the straight form."""
-    constants: dict[str, int] = {}
+    constants = {name: value for name, value in words.items() if isinstance(value, int)}
     functions: dict[str, ast.FunctionDef] = {}
     for module, tree in trees.items():
         strip(module, tree)

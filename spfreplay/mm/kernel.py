@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from spfreplay.errors import ModelError
-from spfreplay.mm.build import Form, build
+from spfreplay.mm.build import SPF_V11, Form, Namespace, build
 from spfreplay.mm.exec import mm_from_image
 from spfreplay.mm.image import (
     add_folio,
@@ -17,6 +17,7 @@ from spfreplay.mm.image import (
     vma_region,
 )
 from spfreplay.mm.mmap import U64, UNKNOWN_FILE
+from spfreplay.mm.patching import Protocol
 from spfreplay.mm.spf_reasons import REASON_NAMES
 from spfreplay.mm.steps import Steps
 from spfreplay.mm.truncate import remove_folio
@@ -55,8 +56,6 @@ from spfreplay_reference.contract import (
     KernelProfile,
     Region,
 )
-
-PROTOCOL: Final = "spf-v11"
 
 #: operation -> the protocol function that serves it; all take
 #: (task, mm, a0, ..., a5, ret), but mmap has a fixed meaning for every slot
@@ -108,7 +107,7 @@ def driven(function: Callable[..., Steps[Any]]) -> Callable[..., Any]:
 
 
 class SpeculativeKernel:
-    """All address spaces of a trace, under speculative page faults as of v11.
+    """All address spaces of a trace, under speculative page faults, as of v11 by default.
 
     One operation runs at a time here, in the straight form; ``form="window"``
     runs the very generators that a scheduler would interleave, one after the
@@ -116,6 +115,7 @@ class SpeculativeKernel:
 
     :param speculate_single_threaded: try speculation with one user as well.
     :param file_faults: the variant of the replies to v11 19/26.
+    :param protocol: v11 itself, or v11 with edits.
     """
 
     #: what the numbers of the reason field of an access mean
@@ -129,6 +129,7 @@ class SpeculativeKernel:
         speculate_single_threaded: bool = False,
         file_faults: bool = False,
         form: Form = "straight",
+        protocol: Protocol = SPF_V11,
     ) -> None:
         self.kernel = kernel = Kernel(
             profile,
@@ -141,7 +142,9 @@ class SpeculativeKernel:
         self.form = form
         self._mms = kernel.mms
         self._tasks = kernel.tasks
-        functions = build(PROTOCOL, form)
+        self._protocol = protocol
+        self._window: Namespace | None = None
+        functions = build(protocol, form)
         wrap: Callable[[Any], Any] = driven if form == "window" else lambda function: function
         self._access: Call = wrap(functions.access)
         self._mmput: Call = wrap(functions.mmput)
@@ -234,7 +237,7 @@ class SpeculativeKernel:
         if name is None:
             raise ModelError(f"operation {op} has no steps")
         task = self.window_task(tid, mm, stamp)
-        function = getattr(build(PROTOCOL, "window"), name)
+        function = getattr(self._steps(), name)
         a0, a1, *others = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
         return task, function(task, self._mms[mm], a0 & U64, a1 & U64, *others, ret)
 
@@ -261,8 +264,7 @@ class SpeculativeKernel:
     ) -> tuple[Task, Steps[int]]:
         """Return an access that has not taken its first step, for a scheduler."""
         task = self.window_task(tid, mm, stamp)
-        access = build(PROTOCOL, "window").access
-        return task, access(task, self._mms[mm], addr, error_code)
+        return task, self._steps().access(task, self._mms[mm], addr, error_code)
 
     def begin_callbacks(self) -> list[tuple[Task, Steps[None]]]:
         """Return what waits for a grace period as tasks of their own, for a scheduler.
@@ -280,8 +282,13 @@ class SpeculativeKernel:
         """Return what frees ``tables`` behind a grace period, as a task of its own."""
         task = Task(SOFTIRQ_TID, None)
         task.stamp = stamp
-        run = build(PROTOCOL, "window").tlb_remove_table_rcu
-        return task, run(task, mm, tables)
+        return task, self._steps().tlb_remove_table_rcu(task, mm, tables)
+
+    def _steps(self) -> Namespace:
+        """Return the functions that announce what they do."""
+        if self._window is None:
+            self._window = build(self._protocol, "window")
+        return self._window
 
     def _grace_period(self) -> None:
         """Free what waits for a grace period: no operation overlaps this one."""

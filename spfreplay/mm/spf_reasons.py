@@ -29,6 +29,10 @@ SPF_PMD_CHANGED: Final = 16
 SPF_PMD_NONE: Final = 17
 SPF_PTE_NONE: Final = 18
 SPF_FILE_PAGE: Final = 19  # only with --file-faults
+# only where v11 has been mended
+SPF_NO_EXEC: Final = 20
+SPF_POLICY: Final = 21
+SPF_SWAP: Final = 22
 
 REASON_NAMES: Final = (
     "",
@@ -51,6 +55,9 @@ REASON_NAMES: Final = (
     "pmd none",
     "pte none, not anonymous",
     "file page not to be had without mmap_sem",
+    "instruction fetch without exec right",
+    "memory policy",
+    "swap entry that needs more than the swap cache",
 )
 
 

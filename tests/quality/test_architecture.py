@@ -22,17 +22,35 @@ CONTRACT = "spfreplay_reference.contract"
 DOOR = "spfreplay/engines/"
 
 #: Rooms that look at the speculative kernel from inside.
-INSIDE = (DOOR, "spfreplay/oracles/")
+INSIDE = (DOOR, "spfreplay/oracles/", "spfreplay/mutations/")
 
 #: room -> what it must not see, beyond what nobody may
 CLOSED = {
-    "spfreplay/mm/": ("explore", "trace", "record", "report", "pipeline", "diff", "engines"),
+    "spfreplay/mm/": (
+        "explore",
+        "trace",
+        "record",
+        "report",
+        "pipeline",
+        "diff",
+        "engines",
+        "mutations",
+    ),
     "spfreplay/explore/": ("trace", "record", "report", "engines", "mm", "oracles"),
     "spfreplay/report/": ("engines",),
     "spfreplay/trace/": ("engines", "report", "record"),
     "spfreplay/record/": ("engines", "report"),
     "spfreplay/diff.py": ("report",),
     "spfreplay/oracles/": (
+        "explore",
+        "trace",
+        "record",
+        "report",
+        "pipeline",
+        "diff",
+        "engines",
+    ),
+    "spfreplay/mutations/": (
         "explore",
         "trace",
         "record",
