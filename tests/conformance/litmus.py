@@ -5,15 +5,18 @@ The answer stands in comments at the top of the file::
     # Question: Can a fault map a page into a range that munmap has unmapped?
     # Source: v11 19/26; known-races M50
     # Result spf-v11: Never
+    # Result spf-fixed: Never
     # Twin: spf-fixed+M50: Sometimes PTE_OUTSIDE_VMA
     # legal: write=ok munmap=0 | 0x20001000 none
     # legal: write=SEGV_MAPERR munmap=0 | 0x20001000 none
 
-``Question``, ``Source`` and a ``Result`` for each protocol are required, and a
-``Twin``: a mutated protocol, or another file, in which a Never is a Sometimes or
-the other way round.  After Sometimes come outcomes of ``spfreplay.oracles``, each
-with ``in FUNCTION`` if it matters where; a line that ends in a comma goes on in the
-next one.  ``# Cost: slow`` keeps a file out of the default run.
+``Question``, ``Source`` and a ``Result`` for v11 are required (of its published fixes
+it is Never if nothing is said), and a ``Twin``: spf-fixed with a bug planted, which
+shows the outcomes named (maybe among others), or another file; in either a Never is a
+Sometimes, or the other way round.  After Sometimes come outcomes of
+``spfreplay.oracles``, each with ``in FUNCTION`` if it matters where; a line that ends
+in a comma goes on in the next one.
+``# Cost: slow`` keeps a file out of the default run.
 
 A ``legal`` line is one outcome that the locked kernel can come to: the results of
 the overlapping operations in the order of the file, then pages.  A load tells what
@@ -83,6 +86,14 @@ class Litmus:
     slow: bool = False
     #: outcome -> the relaxation that it takes, "" for none
     legal: dict[Legal, str] = field(default_factory=dict)
+
+    def result(self, protocol: str) -> str:
+        """Return what the file says of a protocol; of the fixed one, Never if nothing."""
+        return (
+            self.results[protocol]
+            if protocol == "spf-v11"
+            else self.results.get(protocol, NEVER)
+        )
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -218,21 +229,29 @@ def disagreement(stated: str, found: Iterable[tuple[str, str]]) -> str:
 
     :param found: (outcome, function) of each finding.
     """
+    listed = _listed(stated)
+    extra = sorted(each for each in set(found) if not {each, (each[0], "")} & listed)
+    told = [f"not stated: {_told(each)}" for each in extra]
+    return "; ".join(told + [f"not found: {each}" for each in missing(stated, found)])
+
+
+def missing(stated: str, found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return what of a ``Result`` was not found; a ``Twin`` may show more than it says."""
+    met = set(found)
+    listed = sorted(_listed(stated))
+    return [_told(each) for each in listed if not any(_fits(each, other) for other in met)]
+
+
+def _listed(stated: str) -> set[tuple[str, str]]:
     if stated == NEVER:
-        items = []
-    elif stated.startswith(f"{SOMETIMES} "):
-        items = [item.strip().partition(" in ") for item in stated[len(SOMETIMES) :].split(",")]
-    else:
+        return set()
+    if not stated.startswith(f"{SOMETIMES} "):
         raise ValueError(f"neither {NEVER} nor {SOMETIMES}: {stated!r}")
-    listed = {(outcome, place) for outcome, _, place in items}
-    unknown = {outcome for outcome, _ in listed} - OUTCOMES.keys()
+    items = [item.strip().partition(" in ") for item in stated[len(SOMETIMES) :].split(",")]
+    unknown = {outcome for outcome, _, _ in items} - OUTCOMES.keys()
     if unknown:
         raise ValueError(f"no such outcomes: {', '.join(sorted(unknown))}")
-    met = set(found)
-    extra = {each for each in met if not {each, (each[0], "")} & listed}
-    missing = {each for each in listed if not any(_fits(each, other) for other in met)}
-    told = [f"not stated: {_told(each)}" for each in sorted(extra)]
-    return "; ".join(told + [f"not found: {_told(each)}" for each in sorted(missing)])
+    return {(outcome, place) for outcome, _, place in items}
 
 
 def _fits(listed: tuple[str, str], found: tuple[str, str]) -> bool:
