@@ -51,7 +51,7 @@ def components(
     """Return the operations that belong together, each group with two threads at least.
 
     Two do if they overlap in time and touch a page in common, or a mapping that
-    one of them may change.
+    one of them may change, or if one makes the address space of the other.
 
     :param regions: mm -> its regions where the first of the operations begins.
     """
@@ -66,7 +66,8 @@ def components(
     for n, one in enumerate(operations):
         for m in range(n):
             other = operations[m]
-            if one.tid != other.tid and _overlap(one, other) and _meet(spans[n], spans[m]):
+            met = _overlap(one, other) and _meet(spans[n], spans[m])
+            if (one.tid != other.tid and met) or _makes(other, one) or _makes(one, other):
                 owner[root(n)] = root(m)
     found: dict[int, list[Operation]] = {}
     for n, each in enumerate(operations):
@@ -107,6 +108,11 @@ def around(first: int, end: int, regions: Sequence[Region]) -> Span:
         if start <= end and first <= stop:
             low, high = min(low, start), max(high, stop)
     return low, high
+
+
+def _makes(one: Operation, other: Operation) -> bool:
+    """Tell whether the address space of ``other`` is there only because of ``one``."""
+    return one.op == OP_FORK and one.args[1] == other.mm != one.mm
 
 
 def _overlap(one: Operation, other: Operation) -> bool:
