@@ -89,7 +89,13 @@ class MemoryWindow:
 
     def _task_of(self, tid: int) -> Task:
         first = next(each for each in self.window.operations if each.tid == tid)
-        return self.kernel.window_task(tid, first.mm)
+        if first.mm in self.kernel.kernel.mms:
+            return self.kernel.window_task(tid, first.mm)
+        # A fork of this window makes its address space: until then it has none.
+        task = self.kernel.kernel.tasks[tid] = Task(tid, None)
+        task.tlb = {}
+        self.kernel.kernel.cpus.append(task)
+        return task
 
     # -- what the explorer asks ---------------------------------------------
 
@@ -162,6 +168,8 @@ class MemoryWindow:
             call = each.op != OP_ACCESS
             yield BEGIN, number, OPERATION
             self.calls_running += call
+            if task.mm is None:
+                task.mm = self.kernel.kernel.mms[each.mm]
             answer = yield from self._begin(each)
             self.results[number] = answer if call else self._accessed(task, each, answer)
             yield END, number, OPERATION
