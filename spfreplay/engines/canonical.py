@@ -102,8 +102,10 @@ class _Renamer:
             a0, a1 = event.a0, event.a1
             if event.op == OP_EXEC:
                 a0 = self.mm(a0)
-            else:
+            elif event.op == OP_FORK:
                 a0, a1 = self.tid(a0), self.mm(a1)
+            else:  # a range, of which the form may have a part only
+                raise NoCanonicalForm(f"operation {event.op} in the prelude")
             tid, mm = self.tid(event.tid), self.mm(event.mm)
             prelude.append(event._replace(tid=tid, mm=mm, a0=a0, a1=a1))
         files = [
@@ -205,11 +207,11 @@ class _Renamer:
         return self.address(vpn << PAGE_SHIFT) >> PAGE_SHIFT
 
     def nearest(self, addr: int) -> int:
-        """Return an address that may lie outside: then the end of all that is touched."""
+        """Return an address that may lie outside: then the end of all that is touched, or 0."""
         try:
             return self.address(addr)
         except NoCanonicalForm:
-            return max(place.end + place.shift for place in self.places)
+            return max((place.end + place.shift for place in self.places), default=0)
 
     # -- the operations -------------------------------------------------------
 

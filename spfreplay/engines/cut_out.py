@@ -14,7 +14,7 @@ from spfreplay.engines.case import CannotCut, Case, operation_of
 from spfreplay.engines.player import permits
 from spfreplay.engines.window import Operation, Window
 from spfreplay.mm.kernel import SpeculativeKernel
-from spfreplay.mm.window_image import Range, window_files, window_image
+from spfreplay.mm.window_image import Call, Range, untold, window_files, window_image
 from spfreplay.trace.events import EV_NO_EFFECT, Columns, Event, File, Tables
 from spfreplay_reference.contract import (
     CLONE_THREAD,
@@ -67,7 +67,9 @@ def case_of(kernel: SpeculativeKernel, tables: Tables, operations: Sequence[Oper
 
     :raises CannotCut: with the reason why it is not explored.
     """
-    images = images_of(kernel, ranges_of(kernel, operations))
+    images, calls = {}, {}
+    for mm, image in images_of(kernel, ranges_of(kernel, operations)).items():
+        images[mm], calls[mm] = untold(kernel.kernel.mms[mm], image)
     facts = window_files(kernel.kernel, list(images.values()))
     alone = Tables(
         header=tables.header,
@@ -76,7 +78,8 @@ def case_of(kernel: SpeculativeKernel, tables: Tables, operations: Sequence[Oper
     )
     prelude = Columns(0)
     for number, mm in enumerate(images):
-        for event in beginning(mm, number, users_of(kernel, mm, operations)):
+        users = users_of(kernel, mm, operations)
+        for event in (*beginning(mm, number, users), *spoken(mm, users[0], calls[mm])):
             t = len(prelude)
             prelude.append(event._replace(t=t, enter=t, exit=t))
     return Case(alone, prelude, Window(operations))
@@ -218,3 +221,9 @@ def beginning(mm: int, image: int, tids: Sequence[int]) -> Iterable[Event]:
     for tid in others:
         flags = CLONE_VM | CLONE_THREAD
         yield Event(0, 0, 0, 0, first, mm, OP_FORK, a0=tid, a1=mm, a2=flags)
+
+
+def spoken(mm: int, tid: int, calls: Iterable[Call]) -> Iterable[Event]:
+    """Return the events of calls that complete an address space, times unset."""
+    for op, a0, a1, a2 in calls:
+        yield Event(0, 0, 0, 0, tid, mm, op, a0=a0, a1=a1, a2=a2)

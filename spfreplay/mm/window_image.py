@@ -37,6 +37,7 @@ from spfreplay.mm.swap_state import (
 )
 from spfreplay.mm.types import (
     PAGE_DIRTY,
+    PAGE_NUMA,
     PAGE_RW,
     PAGE_SWP_EXCLUSIVE,
     PFN_INITIAL,
@@ -55,6 +56,8 @@ from spfreplay_reference.contract import (
     CONTENT_SHIFT,
     KIND_MASK,
     KIND_ZERO,
+    OP_MBIND,
+    OP_NUMA_HINT,
     PG_DIRTY,
     PG_SHARED,
     PG_WRITE,
@@ -64,6 +67,7 @@ from spfreplay_reference.contract import (
 )
 
 Range = tuple[int, int]  # vpns, half-open
+Call = tuple[int, int, int, int]  # OP_*, and its first arguments
 
 
 def window_image(mm: MmStruct, ranges: Sequence[Range]) -> InitialImage:
@@ -99,6 +103,30 @@ def window_image(mm: MmStruct, ranges: Sequence[Range]) -> InitialImage:
         tuple(vma.vm_pgoff for vma in vmas),
         mm.def_flags,
     )
+
+
+def untold(mm: MmStruct, image: InitialImage) -> tuple[InitialImage, list[Call]]:
+    """Return what calls have to add to an image: memory policies and NUMA hints.
+
+    :return: the image in which they start, where pages under a hint are as they
+        were before it; the calls.
+    """
+    calls: list[Call] = []
+    for region in image.regions:
+        vma = mm.mm_rb.find(region.start)
+        if vma is not None and vma.vm_policy is not None:
+            length = region.end - region.start
+            calls.append((OP_MBIND, region.start, length, vma.vm_policy.mode))
+    pages = []
+    for vpn, bits in image.pages:
+        entry = pmd_entry(mm, vpn)
+        pte = 0 if entry is None or isinstance(entry, int) else entry.pte[vpn & 511]
+        if pte & PTE_PRESENT and pte & PAGE_NUMA:
+            calls.append((OP_NUMA_HINT, vpn << 12, 1 << 12, 0))
+            if pfn_to_page(mm.kernel, pte >> PTE_PFN_SHIFT).anon_exclusive:
+                bits |= PG_WRITE
+        pages.append((vpn, bits))
+    return image._replace(pages=tuple(pages)), calls
 
 
 def window_region(vma: VmArea) -> Region:
