@@ -16,13 +16,15 @@ shows the outcomes named (maybe among others), or another file; in either a Neve
 Sometimes, or the other way round.  After Sometimes come outcomes of
 ``spfreplay.oracles``, each with ``in FUNCTION`` if it matters where; a line that ends
 in a comma goes on in the next one.
-``# Cost: slow`` keeps a file out of the default run.
+``# Cost: slow`` keeps a file out of the default run; ``sampled`` does, too, and says
+that the window is too wide to be explored completely.
 
 A ``legal`` line is one outcome that the locked kernel can come to: the results of
 the overlapping operations in the order of the file, then pages.  A load tells what
 it loaded: ``w2`` is what the second store of the file stored, ``0`` zeroes,
 ``before`` what was there already.  A page is its kind and bits, then its content
-in the same words.  ``legal early-segv:`` and the like name what it takes.
+in the same words.  ``legal early-segv:`` and the like name what it takes; all that the
+reference allows under such a name is listed, and v11 need not come to it.
 """
 
 from __future__ import annotations
@@ -83,7 +85,8 @@ class Litmus:
     results: dict[str, str] = field(default_factory=dict)
     #: (mutated protocol, result) or (file, "")
     twins: list[tuple[str, str]] = field(default_factory=list)
-    slow: bool = False
+    #: "slow", "sampled", or "" for the default run
+    cost: str = ""
     #: outcome -> the relaxation that it takes, "" for none
     legal: dict[Legal, str] = field(default_factory=dict)
 
@@ -97,10 +100,23 @@ class Litmus:
 
     @property
     def window(self) -> tuple[int, ...]:
-        """Return the events that overlap; none in a file of one thread."""
+        """Return the events that overlap; none in a file of one thread.
+
+        Traces are not cut by what address spaces share; a litmus file may ask about it.
+        """
         windows = cut(self.trace)[1]
         assert len(windows) <= 1, f"{self.path.name}: one race per file"
-        return windows[0] if windows else ()
+        return windows[0] if windows else self._at_once()
+
+    def _at_once(self) -> tuple[int, ...]:
+        """Return the events that overlap another one in time."""
+        columns = next(iter(self.trace.chunks()))
+        bounds = list(zip(columns.enter, columns.exit, strict=True))
+        return tuple(
+            number
+            for number, (enter, exit) in enumerate(bounds)
+            if sum(other[0] <= exit and other[1] >= enter for other in bounds) > 1
+        )
 
     def case(self) -> Case:
         """Return the window with what comes before it."""
@@ -139,7 +155,7 @@ def _header(litmus: Litmus, key: str, value: str) -> None:
             name, _, result = value.partition(": ")
             litmus.twins.append((name, result))
         case "Cost":
-            litmus.slow = value == "slow"
+            litmus.cost = value
         case "legal":
             litmus.legal[_read_legal(value)] = rest
         case _ if word[:1].isupper() and not rest:
