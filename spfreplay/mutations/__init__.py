@@ -1,12 +1,16 @@
 """Protocols that differ from v11 by patches: its fixes, and bugs to be planted.
 
-patch.py         what a patch is
-protocols.py     names: a base and patches; building, digests, diffs
-catalogue.py     all of them
-fixes_of_*.py    what makes spf-fixed of spf-v11
+    patch.py         what a patch is
+    protocols.py     names: a base and patches; building, digests, diffs
+    catalogue.py     all of them
+    fixes_of_*.py    what makes spf-fixed of spf-v11
+    defects.py       the defects of v11, each back in spf-fixed; pairs
+    entry.py walk.py fault_body.py pte_locks.py checks.py    bugs of the fault side
+    writers.py lifetimes.py                                  bugs of the writers
+    absent.py        rows of the catalogue of races that cannot be had here
 """
 
-from spfreplay.mutations.catalogue import ALIASES, FIXES, MUTATIONS, NOT_HERE, PATCHES
+from spfreplay.mutations.catalogue import ALIASES, FIXES, MUTATIONS, NOT_HERE, PAIRS, PATCHES
 from spfreplay.mutations.patch import Absent, Patch, PatchError, Prediction
 from spfreplay.mutations.protocols import (
     BASES,
@@ -25,6 +29,7 @@ __all__ = [
     "FIXES",
     "MUTATIONS",
     "NOT_HERE",
+    "PAIRS",
     "PATCHES",
     "Absent",
     "Patch",

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from typing import Final
 
+from spfreplay.mutations.absent import NOT_HERE
 from spfreplay.mutations.checks import CHECKS
+from spfreplay.mutations.defects import DEFECTS, PAIRS
+from spfreplay.mutations.entry import ENTRY_CHECKS
+from spfreplay.mutations.fault_body import FAULT_BODY
 from spfreplay.mutations.fixes_of_faults import FIXES_OF_FAULTS
 from spfreplay.mutations.fixes_of_writers import FIXES_OF_WRITERS
-from spfreplay.mutations.patch import Absent, Patch
+from spfreplay.mutations.lifetimes import LIFETIMES
+from spfreplay.mutations.patch import Patch
 from spfreplay.mutations.pte_locks import PTE_LOCKS
+from spfreplay.mutations.walk import WALK
+from spfreplay.mutations.writers import WRITERS
+
+__all__ = ["ALIASES", "FIXES", "MUTATIONS", "NOT_HERE", "PAIRS", "PATCHES", "absent"]
 
 #: what makes spf-fixed of v11, in this order
 FIXES: Final = (*FIXES_OF_FAULTS, *FIXES_OF_WRITERS)
-MUTATIONS: Final[tuple[Patch, ...]] = (*PTE_LOCKS, *CHECKS)
-NOT_HERE: Final[tuple[Absent, ...]] = ()
-PATCHES: Final = {patch.id: patch for patch in (*FIXES, *MUTATIONS)}
-#: other id -> id
-ALIASES: Final = {alias: patch.id for patch in PATCHES.values() for alias in patch.aliases}
+MUTATIONS: Final = (
+    *ENTRY_CHECKS, *WALK, *FAULT_BODY, *PTE_LOCKS, *CHECKS, *WRITERS, *LIFETIMES, *DEFECTS,
+)  # fmt: skip
+PATCHES: Final[dict[str, Patch]] = {patch.id: patch for patch in (*FIXES, *MUTATIONS)}
+#: other id -> id, or ids joined by "+"
+ALIASES: Final = {alias: patch.id for patch in PATCHES.values() for alias in patch.aliases} | {
+    alias: "+".join(pair.ids) for pair in PAIRS for alias in pair.aliases
+}
 
 
 def absent(patch_id: str) -> str:

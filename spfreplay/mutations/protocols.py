@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import unified_diff as differences
 from functools import cache
@@ -50,7 +51,7 @@ def split(name: str) -> tuple[str, tuple[str, ...]]:
     base, *ids = name.split("+")
     if base not in BASES:
         raise PatchError(f"no protocol called {base!r}; there are {', '.join(BASES)}")
-    return base, tuple(ids)
+    return base, tuple(one for each in ids for one in ALIASES.get(each, each).split("+"))
 
 
 def find(patch_id: str) -> Patch:
@@ -60,8 +61,15 @@ def find(patch_id: str) -> Patch:
     """
     found = PATCHES.get(ALIASES.get(patch_id, patch_id))
     if found is None:
-        raise PatchError(absent(patch_id) or f"no patch called {patch_id!r}")
+        raise PatchError(absent(patch_id) or variants(patch_id) or f"no patch {patch_id!r}")
     return found
+
+
+def variants(row: str) -> str:
+    """Return which patches a row of the catalogue of races has become; "" if none."""
+    known = sorted(PATCHES.keys() | ALIASES.keys())
+    found = [each for each in known if re.fullmatch(rf"{re.escape(row)}[a-z]\d?", each)]
+    return f"{row} has variants: {', '.join(found)}" if found else ""
 
 
 def mutated(base: str | None, ids: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from spfreplay.mutations import (
     FIXES,
     MUTATIONS,
     NOT_HERE,
+    PAIRS,
     PATCHES,
     PatchError,
     build,
@@ -52,9 +53,13 @@ def test_patches_add_up():
     ("name", "complaint"),
     [
         ("v13", "no protocol called 'v13'; there are spf-v11, spf-fixed"),
-        ("spf-fixed+M99", "no patch called 'M99'"),
-        ("spf-fixed+", "no patch called ''"),
+        ("spf-fixed+M99", "no patch 'M99'"),
+        ("spf-fixed+", "no patch ''"),
         ("spf-fixed+M54+M54", "M54 is there twice"),
+        ("spf-fixed+M54+B03", "M54 is there twice"),
+        ("spf-fixed+M10", "M10 has variants: M10a, M10b, M10c, M10d"),
+        ("spf-fixed+M15", "M15 (protection keys) is not here: they have no model"),
+        ("spf-fixed+B33", "M56 (read barrier of vma_has_changed()) is not here: the model is"),
     ],
 )
 def test_a_name_of_nothing_is_refused(name, complaint):
@@ -69,9 +74,10 @@ def test_mutated_takes_the_base_that_the_patch_is_meant_for():
     assert mutated(None, []) == "spf-v11"
 
 
-def test_an_alias_is_the_same_patch():
-    assert find("B01") is find("M50")
-    assert protocol_digest("spf-fixed+B01") == protocol_digest("spf-fixed+M50")
+@pytest.mark.parametrize(("alias", "ids"), ALIASES.items())
+def test_an_alias_is_the_same_patch(alias, ids):
+    base = find(ids.split("+")[0]).base
+    assert protocol(f"{base}+{alias}").edits == protocol(f"{base}+{ids}").edits
 
 
 def test_an_engine_is_made_by_name():
@@ -97,12 +103,9 @@ def test_a_diff_shows_what_a_patch_changes():
 
 
 def test_digests_tell_protocols_apart():
-    names = ["spf-v11", *map(on_its_base, PATCHES.values()), "spf-fixed"]
-    digests = [protocol_digest(name) for name in names]
-    same = {
-        name for name, digest in zip(names, digests, strict=True) if digests.count(digest) > 1
-    }
-    assert same == set()
+    names = [*BASES, *map(on_its_base, MUTATIONS), *(pair.name for pair in PAIRS)]
+    digests = {protocol_digest(name): name for name in names}
+    assert sorted(digests.values()) == sorted(names)
 
 
 # -- each patch ---------------------------------------------------------------
@@ -133,3 +136,32 @@ def test_an_anchor_that_has_moved_is_noticed():
     lines = ["def vma_has_changed(vmf):", "    return True"]
     with pytest.raises(Exception, match="0 places, not one"):
         place_of(lines, edit)
+
+
+def rows():
+    """The ids of the catalogue of races: M01 to M60, W01 to W25, B01 to B38."""
+    unused = {"M48", "M49"}
+    counts = {"M": 60, "W": 25, "B": 38}
+    every = {f"{kind}{n:02}" for kind, last in counts.items() for n in range(1, last + 1)}
+    return every - unused
+
+
+def test_every_row_of_the_catalogue_of_races_is_a_patch_or_has_a_reason():
+    known = PATCHES.keys() | ALIASES.keys()
+    known |= {each for row in NOT_HERE for each in (row.id, *row.aliases)}
+    assert rows() - {each[:3] for each in known} == set()
+
+
+@pytest.mark.parametrize("patch", MUTATIONS, ids=lambda patch: patch.id)
+def test_a_patch_fits_its_base_and_changes_it(patch):
+    name = on_its_base(patch)
+    shown = unified_diff(name)
+    assert shown
+    for edit in patch.edits:
+        assert f"+++ b/spfreplay/mm/{edit.module}.py" in shown
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
+def test_a_pair_is_of_patches_for_its_base(pair):
+    assert {find(each).base for each in pair.ids} == {pair.base}
+    assert protocol(pair.name)
