@@ -52,6 +52,7 @@ class DiffOptions(NamedTuple):
     seed: int = 0
     jobs: int = 1
     preemptions: int | None = None
+    notebook: str = ""  # a file to keep what was explored in, and to take it up from
     accept_known: bool = False  # races that are known defects do not count
 
     @property
@@ -224,6 +225,7 @@ class OrdersTold:
     races: tuple[Race, ...] = ()
     #: every window was explored whole, and completely
     all_complete: bool = False
+    interrupted: bool = False
 
 
 class MismatchRow(NamedTuple):
@@ -278,6 +280,12 @@ class DiffResult:
     files: tuple[str, ...] = ()
     interrupted_at: int | None = None
     orders: OrdersTold | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Was the run stopped before its end?"""
+        orders = self.orders is not None and self.orders.interrupted
+        return self.interrupted_at is not None or orders
 
     @property
     def new_races(self) -> tuple[Race, ...]:

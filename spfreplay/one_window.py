@@ -82,7 +82,7 @@ def find(trace: Trace, name: str, options: WindowOptions) -> tuple[Part, Case]:
         there = f"0 to {len(windows) - 1}" if windows else "none"
         raise NoSuchWindow(f"{trace.path}: no window {name}, there is {there}")
     parts = []
-    for part in cases(trace, windows, options.engine, wanted.window):
+    for part in cases(trace, windows, options.engine, wanted.window, options.skew):
         if part.name == wanted:
             if part.case is None:
                 raise NotExplored(f"{trace.path}: window {name}: not explored: {part.why}")

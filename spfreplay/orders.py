@@ -16,15 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from spfreplay.engines import EngineOptions
 from spfreplay.engines.canonical import NoCanonicalForm, canonical, signature
 from spfreplay.engines.case import Case
 from spfreplay.engines.cases import Part, WindowName, cases
-from spfreplay.engines.judge import Illegal, Judgement, judge
+from spfreplay.engines.judge import judge
 from spfreplay.engines.window import Operation
 from spfreplay.explore import Budget
+from spfreplay.explored import Explored
+from spfreplay.notebook import Notebook
 from spfreplay.trace.container import Trace
 
 #: Steps that all windows of a trace may cost together, and one of them at most and
@@ -45,39 +48,8 @@ class OrdersOptions(NamedTuple):
     strategy: str = "portfolio"
     preemptions: int | None = None
     jobs: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Explored:
-    """What came of one distinct window, in a form that travels between processes."""
-
-    complete: bool
-    undecided: bool
-    outcomes: int
-    legal: int
-    illegal: tuple[Illegal, ...]
-    executions: int
-    cut: int
-    steps: int
-    relaxed: tuple[tuple[str, int], ...] = ()
-    chances: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, judgement: Judgement) -> Explored:
-        """Return the short form of a judgement."""
-        found = judgement.exploration
-        return cls(
-            found.complete,
-            judgement.undecided,
-            len(found.outcomes),
-            len(judgement.legal.reached),
-            judgement.illegal,
-            found.executions,
-            found.cut,
-            found.steps,
-            tuple(sorted(judgement.relaxed.items())),
-            found.chances,
-        )
+    skew: int = 0  # ns by which every interval is widened
+    notebook: Path | None = None  # kept there, to be taken up again
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +73,7 @@ class Orders:
     distinct: int = 0
     #: windows that were not looked at because the time was over
     late: int = 0
+    interrupted: bool = False
 
     @property
     def explored(self) -> list[Explored]:
@@ -138,7 +111,8 @@ def explore_windows(
     :raises ModelError: an engine failed
     """
     options = options or OrdersOptions()
-    return _Explorer(options, progress).run(cases(trace, windows, options.engine))
+    parts = cases(trace, windows, options.engine, skew=options.skew)
+    return _Explorer(options, progress).run(parts)
 
 
 def explore_case(case: Case, options: OrdersOptions, seconds: float | None = None) -> Explored:
@@ -164,6 +138,8 @@ class _Explorer:
         self.progress = progress
         limit = options.seconds
         self.deadline = None if limit is None else time.monotonic() + limit
+        self.found: dict[object, Explored] = {}
+        self.notebook: Notebook | None = None
 
     def run(self, parts: Iterator[Part]) -> Orders:
         todo: list[tuple[Part, object]] = []
@@ -174,53 +150,68 @@ class _Explorer:
                 case, key = _named(part.case)
                 distinct.setdefault(key, case)
             todo.append((part, key))
-        found = self._explore(distinct)
-        orders = Orders(distinct=len(found))
+        orders = Orders(distinct=len(distinct))
+        try:
+            self._explore(distinct)
+        except KeyboardInterrupt:
+            orders.interrupted = True
         for part, key in todo:
-            if part.case is not None and key not in found:
+            if part.case is not None and key not in self.found:
                 orders.late += 1
             else:
-                orders.parts.append(_told(part, found.get(key)))
+                orders.parts.append(_told(part, self.found.get(key)))
         return orders
 
-    def _explore(self, distinct: dict[object, Case]) -> dict[object, Explored]:
+    def _explore(self, distinct: dict[object, Case]) -> None:
         """Explore windows until the time is over."""
         steps = self.options.steps or share(len(distinct))
         options = self.options._replace(steps=steps)
-        if options.jobs <= 1 or len(distinct) < 2:
-            return dict(self._alone(distinct, options))
-        found: dict[object, Explored] = {}
-        with ProcessPoolExecutor(options.jobs) as pool:
-            waiting = iter(distinct.items())
-            running: deque[tuple[object, Future[Explored]]] = deque()
-            while True:
-                for key, case in islice(waiting, 2 * options.jobs - len(running)):
-                    if self._left() == 0.0:
-                        break
-                    asked = pool.submit(explore_case, case, options, self._left())
-                    running.append((key, asked))
-                if not running:
-                    return found
-                key, asked = running.popleft()
-                found[key] = asked.result()
-                self._advance()
+        if options.notebook is not None:
+            self.notebook = Notebook(options.notebook, _manner(options))
+            for key in distinct:
+                known = self.notebook.explored(key)
+                if known is not None:
+                    self.found[key] = known
+        todo = [(key, case) for key, case in distinct.items() if key not in self.found]
+        if options.jobs <= 1 or len(todo) < 2:
+            for key, case in todo:
+                left = self._left()
+                if left == 0.0:
+                    return
+                self._done(key, explore_case(case, options, left))
+        else:
+            self._explore_together(todo, options)
 
-    def _alone(
-        self, distinct: dict[object, Case], options: OrdersOptions
-    ) -> Iterator[tuple[object, Explored]]:
-        for key, case in distinct.items():
-            left = self._left()
-            if left == 0.0:
-                return
-            yield key, explore_case(case, options, left)
-            self._advance()
+    def _explore_together(
+        self, todo: Sequence[tuple[object, Case]], options: OrdersOptions
+    ) -> None:
+        waiting = iter(todo)
+        running: deque[tuple[object, Future[Explored]]] = deque()
+        with ProcessPoolExecutor(options.jobs) as pool:
+            try:
+                while True:
+                    for key, case in islice(waiting, 2 * options.jobs - len(running)):
+                        if self._left() == 0.0:
+                            break
+                        asked = pool.submit(explore_case, case, options, self._left())
+                        running.append((key, asked))
+                    if not running:
+                        return
+                    key, asked = running.popleft()
+                    self._done(key, asked.result())
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _done(self, key: object, explored: Explored) -> None:
+        self.found[key] = explored
+        if self.notebook is not None and self.deadline is None:
+            self.notebook.add(key, explored)
+        if self.progress is not None:
+            self.progress(1)
 
     def _left(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    def _advance(self) -> None:
-        if self.progress is not None:
-            self.progress(1)
 
 
 def share(windows: int) -> int:
@@ -233,6 +224,12 @@ def _told(part: Part, found: Explored | None) -> ExploredPart:
     operations = case.window.operations if case is not None else ()
     kept = case if found is not None and found.illegal else None
     return ExploredPart(part.name, part.members, operations, part.whole, found, part.why, kept)
+
+
+def _manner(options: OrdersOptions) -> tuple[object, ...]:
+    """Return what an exploration depends on besides the window."""
+    engine = options.engine._replace(form="window")
+    return engine, options.steps, options.seed, options.strategy, options.preemptions
 
 
 def _named(case: Case) -> tuple[Case, object]:

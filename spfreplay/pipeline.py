@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from spfreplay.compare import Comparison
@@ -99,6 +100,8 @@ def explore(
         seed=options.seed,
         preemptions=options.preemptions,
         jobs=options.jobs,
+        skew=options.skew,
+        notebook=Path(options.notebook) if options.notebook else None,
     )
     return told(trace, explore_windows(trace, windows, how), how.engine)
 

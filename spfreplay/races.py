@@ -99,6 +99,7 @@ def told(trace: Trace, orders: Orders, engine: EngineOptions) -> OrdersTold:
         chances=tuple(sorted({each for found in explored for each in found.chances})),
         races=races(orders, engine, events, digest),
         all_complete=orders.complete,
+        interrupted=orders.interrupted,
     )
 
 

@@ -61,6 +61,12 @@ if TYPE_CHECKING:
     metavar="TIME|STEPS",
     help="For all orders: a time like 30s, or steps per window.  [default: 6 million steps]",
 )
+@click.option(
+    "--resume",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep what was explored there; go on from it if it exists.",
+)
 @click.option("--seed", type=int, default=0, help="Of what is sampled beyond the budget.")
 @click.option(
     "-j", "--jobs", type=click.IntRange(min=1), help="Processes to use.  [default: all CPUs]"
@@ -98,6 +104,7 @@ def diff(
     require: str,
     recorded_order: bool,
     budget: tuple[float | None, int | None],
+    resume: str | None,
     seed: int,
     jobs: int | None,
     preemptions: int | None,
@@ -135,6 +142,7 @@ def diff(
         explore=not recorded_order,
         seconds=budget[0],
         window_steps=budget[1],
+        notebook=resume or "",
         seed=seed,
         jobs=jobs or workers(),
         preemptions=preemptions,
@@ -150,7 +158,7 @@ def diff(
             continue
         results.append(result)
         codes.append(result.exit_code)
-        if result.interrupted_at is not None:
+        if result.interrupted:
             codes.append(EXIT_INTERRUPTED)
             break
     if results:

@@ -85,11 +85,13 @@ def cases(
     windows: Sequence[tuple[int, ...]],
     options: EngineOptions | None = None,
     only: int | None = None,
+    skew: int = 0,
 ) -> Iterator[Part]:
     """Yield the windows of a trace, those that are too wide in parts, by their first events.
 
     :param windows: event numbers, ascending in each.
     :param only: the number of the one window that is asked for.
+    :param skew: ns by which every interval is widened: clocks are no order.
     :raises ModelError: the engine failed
     """
     straight = (options or EngineOptions())._replace(form="straight")
@@ -111,7 +113,7 @@ def cases(
                 first, number, group, whole = waiting.popleft()
                 player.play(columns, done, first - columns.first)
                 done = first - columns.first
-                parts = list(_parts(kernel, trace, reader, group))
+                parts = list(_parts(kernel, trace, reader, group, skew))
                 for part in parts:
                     given[number] += 1
                     alone = whole and len(parts) == 1
@@ -124,12 +126,19 @@ def cases(
 
 
 def _parts(
-    kernel: SpeculativeKernel, trace: Trace, reader: _Reader, group: tuple[int, ...]
+    kernel: SpeculativeKernel,
+    trace: Trace,
+    reader: _Reader,
+    group: tuple[int, ...],
+    skew: int,
 ) -> Iterator[Part]:
     """Yield what is to be explored of one group of events, not yet named."""
     events = [(member, reader.event(member)) for member in group]
     try:
-        operations = relevant(kernel, events)
+        operations = [
+            each._replace(enter=each.enter - skew, exit=each.exit + skew)
+            for each in relevant(kernel, events)
+        ]
     except CannotCut as reason:
         yield Part(_UNNAMED, group, None, str(reason))
         return

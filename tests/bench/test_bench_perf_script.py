@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from spfreplay.diff import DiffOptions
 from spfreplay.pipeline import diff_trace
 from spfreplay.record.tracefs import find_tracefs
 from spfreplay.trace.container import open_trace
@@ -61,7 +62,7 @@ def test_diff_against_perf_script(run):
     lines = subprocess.run(command, capture_output=True).stdout.count(b"\n")
     printing = time.perf_counter() - begin
     begin = time.perf_counter()
-    result = diff_trace(trace)
+    result = diff_trace(trace, DiffOptions(explore=False))
     diffing = time.perf_counter() - begin
     print(
         f"\n  perf script prints {lines:,} lines: {lines / printing / 1000:.0f} k/s;"

@@ -64,7 +64,7 @@ def test_replay(trace):
         _, spent[form] = timed(
             f"spf-v11, {form} form", events, lambda e=engine: replay(e, trace)
         )
-    result, whole = timed("diff", events, lambda: diff_trace(trace, DiffOptions()))
+    result, whole = timed("diff", events, lambda: diff_trace(trace, DiffOptions(explore=False)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"  straight form {spent['window'] / spent['straight']:.2f}x the generator form")
     print(f"  decoding is {100 * decoding / whole:.1f} % of diff; peak {peak:.0f} MiB")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spfreplay.diff import MATCH
+from spfreplay.diff import MATCH, DiffOptions
 from spfreplay.pipeline import diff_trace
 from spfreplay.trace.container import open_trace
 from spfreplay.verify import verify_trace
@@ -21,8 +21,17 @@ def test_both_engines_show_what_the_kernel_showed(path):
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_both_engines_agree(path):
-    result = diff_trace(open_trace(path))
+    result = diff_trace(open_trace(path), DiffOptions(explore=False))
     assert (result.verdict, result.divergence, result.exit_code) == (MATCH, None, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_in_other_orders_v11_shows_known_defects_only(path):
+    options = DiffOptions(window_steps=20_000, accept_known=True, jobs=2)
+    result = diff_trace(open_trace(path), options)
+    assert (result.verdict, result.new_races, result.exit_code) == (MATCH, (), 0)
+    assert result.orders is None or not result.orders.undecided
 
 
 def test_there_are_recordings():

@@ -146,7 +146,7 @@ def returns(value):
 
 
 def test_without_a_bug_the_program_matches(trace):
-    result = diff_trace(trace)
+    result = diff_trace(trace, DiffOptions(explore=False))
     assert (result.verdict, result.mismatch_count, result.exit_code) == (MATCH, 0, 0)
     assert (result.numbers.speculative_faults, result.numbers.needed_faults) == (9, 15)
 
@@ -249,7 +249,7 @@ BUGS = [
 )
 def test_a_planted_bug_is_reported(trace, monkeypatch, plant, function, bug, event, named):
     plant(monkeypatch, function, bug)
-    result = diff_trace(trace)
+    result = diff_trace(trace, DiffOptions(explore=False))
     assert (result.verdict, result.exit_code) == (DIVERGED, 1)
     found = result.divergence
     assert found.event.number == event

@@ -110,7 +110,7 @@ def test_the_same_trace_gives_the_same_report(capsys):
 
 def test_a_scope_below_the_required_one_is_exit_4_and_125_for_bisect(capsys):
     trace = str(RECORDED / "cstress.bin")
-    limit = ["--require", "complete", trace, "-q"]
+    limit = ["--recorded-order", "--require", "complete", trace, "-q"]
     code, out, _ = run(capsys, "diff", *limit)
     assert (code, out.partition(" (")[0]) == (4, "MATCH")
     assert "--require complete is not met" in out

@@ -249,8 +249,10 @@ def test_require_turns_a_lesser_scope_into_undecided():
         event(2, OP_ACCESS, 1, 100, 0x100 * PAGE, WRITE, enter=20, exit=25),
         event(2, OP_ACCESS, 1, 200, 0x100 * PAGE, WRITE, enter=22, exit=28),
     ]
-    result = diff(run(events), require="complete")
+    result = diff(run(events), require="complete", explore=False)
     assert (result.verdict, result.scope, result.exit_code) == (MATCH, "recorded", 4)
+    result = diff(run(events), require="complete")
+    assert (result.verdict, result.scope, result.exit_code) == (MATCH, "complete", 0)
 
 
 def test_an_unhealthy_trace_caps_match_but_not_divergence(monkeypatch):

@@ -32,7 +32,7 @@ def test_one_index_is_taken_and_slices_or_two_indexes_are_not():
     exec(compile(tree, "<source>", "exec"), names)
 
     class Table:
-        pte = entries = list(range(9))
+        pte = entries = tuple(range(9))
 
         def populate(self, index, what):
             pass
