@@ -1,5 +1,7 @@
 """Protocols that differ from v11 by patches: its fixes, and bugs to be planted.
 
+The modules::
+
     patch.py         what a patch is
     protocols.py     names: a base and patches; building, digests, diffs
     catalogue.py     all of them

@@ -25,9 +25,19 @@ MUTATIONS: Final = (
     *ENTRY_CHECKS, *WALK, *FAULT_BODY, *PTE_LOCKS, *CHECKS, *WRITERS, *LIFETIMES, *DEFECTS,
 )  # fmt: skip
 PATCHES: Final[dict[str, Patch]] = {patch.id: patch for patch in (*FIXES, *MUTATIONS)}
+#: rows whose variants can be planted all at once
+_WHOLE_ROWS: Final = {
+    "M10": "M10a+M10b+M10c",
+    "M32a": "M32a1+M32a2+M32a3+M32a4",
+    "M32b": "M32b1+M32b2+M32b3+M32b4",
+    "M39": "M39a+M39z+M39c+M39w+M39p+M39s+M39n",
+    "B25": "B25a+B25b+B25c",
+}
 #: other id -> id, or ids joined by "+"
-ALIASES: Final = {alias: patch.id for patch in PATCHES.values() for alias in patch.aliases} | {
-    alias: "+".join(pair.ids) for pair in PAIRS for alias in pair.aliases
+ALIASES: Final = {
+    **{alias: patch.id for patch in PATCHES.values() for alias in patch.aliases},
+    **{alias: "+".join(pair.ids) for pair in PAIRS for alias in pair.aliases},
+    **_WHOLE_ROWS,
 }
 
 

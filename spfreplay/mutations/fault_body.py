@@ -260,8 +260,6 @@ B25: Final = (
         kill("LOST_PTE", "REF_LEAK"),
         (
             hunk("memory", "wp_page_copy", """
-     if not locked:
-         yield from put_page(kernel, new_page)
 -        if old_page is not None:
 -            yield from put_page(kernel, old_page)
          return VM_FAULT_RETRY

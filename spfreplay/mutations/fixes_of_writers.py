@@ -118,7 +118,7 @@ MREMAP_SOURCE: Final = Patch(
         hunk("mremap", "move_vma", """
          yield from mremap_userfaultfd_prep(new_vma)
 -    if vma is not new_vma:
-+    held = vma if unmapped and not failed and vma is not new_vma else None
++    held = vma if old_len and not failed and vma is not new_vma else None
 +    if vma is not new_vma and held is None:
          yield from vm_write_end(task, vma)
 """),
@@ -133,6 +133,11 @@ MREMAP_SOURCE: Final = Patch(
         hunk("mremap", "unmap_source_vma", """
 -    error = yield from do_munmap(task, mm, addr, length)
 +    error = yield from do_munmap(task, mm, addr, length, held)
+"""),
+        hunk("mremap", "dontunmap_complete", """
+-    yield from vm_write_begin(task, vma)
++    if vma is new_vma or not length:  # else its section is open still
++        yield from vm_write_begin(task, vma)
 """),
         hunk("munmap", "do_munmap", """
 -def do_munmap(task: Task, mm: MmStruct, start: int, length: int) -> Steps[int]:

@@ -34,10 +34,15 @@ W15: Final = Patch(
      moved_len = yield from move_page_tables(task, vma, addr, new_vma, new_addr, old_len)
 """),
         hunk("mremap", "move_vma", """
--    held = vma if unmapped and not failed and vma is not new_vma else None
+-    held = vma if old_len and not failed and vma is not new_vma else None
 -    if vma is not new_vma and held is None:
 -        yield from vm_write_end(task, vma)
 +    held = None
+"""),
+            hunk("mremap", "dontunmap_complete", """
+-    if vma is new_vma or not length:  # else its section is open still
+-        yield from vm_write_begin(task, vma)
++    yield from vm_write_begin(task, vma)
 """),
     ),
     source="v11 11/26",

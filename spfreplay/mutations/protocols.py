@@ -14,6 +14,7 @@ from typing import Final
 
 from spfreplay.mm import build as builder
 from spfreplay.mm.build import SPF_V11, Form, Namespace
+from spfreplay.mm.opening import BuildError
 from spfreplay.mm.patching import Protocol
 from spfreplay.mutations.catalogue import ALIASES, FIXES, PATCHES, absent
 from spfreplay.mutations.patch import Patch, PatchError
@@ -27,7 +28,8 @@ BASES: Final = {SPF_V11.name: (), FIXED: FIXES}
 def protocol(name: str) -> Protocol:
     """Return the protocol called ``name``.
 
-    :raises PatchError: no such base or patch, or a patch for another base.
+    :raises PatchError: no such base or patch, or a patch that does not fit this base
+        or the other patches.
     """
     base, ids = split(name)
     patches = [find(each) for each in ids]
@@ -39,8 +41,15 @@ def protocol(name: str) -> Protocol:
     missing = left_out - {fix.id for fix in BASES[base]}
     if missing and base == FIXED:
         raise PatchError(f"{name}: {min(missing)} is no fix of {base}")
+    if name == SPF_V11.name:
+        return SPF_V11
     edits = [edit for patch in (*fixes, *patches) for edit in patch.edits]
-    return SPF_V11 if name == SPF_V11.name else Protocol(name, tuple(edits))
+    made = Protocol(name, tuple(edits))
+    try:
+        builder.sources_of(made)
+    except BuildError as error:
+        raise PatchError(f"{name}: a patch does not fit: {error}") from error
+    return made
 
 
 def split(name: str) -> tuple[str, tuple[str, ...]]:
