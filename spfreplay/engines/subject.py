@@ -91,11 +91,7 @@ class MemoryWindow:
         first = next(each for each in self.window.operations if each.tid == tid)
         if first.mm in self.kernel.kernel.mms:
             return self.kernel.window_task(tid, first.mm)
-        # A fork of this window makes its address space: until then it has none.
-        task = self.kernel.kernel.tasks[tid] = Task(tid, None)
-        task.tlb = {}
-        self.kernel.kernel.cpus.append(task)
-        return task
+        return Task(tid, None)  # a fork of this window makes it: see _run()
 
     # -- what the explorer asks ---------------------------------------------
 
@@ -110,7 +106,9 @@ class MemoryWindow:
         self._cells.start()
         self.oracles.start()
         pairs = zip(self._own, self.window.threads, strict=True)
-        self.threads = [self._run(task, mine) for task, mine in pairs]
+        self.threads = [
+            self._run(thread, task, mine) for thread, (task, mine) in enumerate(pairs)
+        ]
         return list(self.threads)
 
     def blocked(self, thread: int, step: Step) -> bool:
@@ -161,7 +159,7 @@ class MemoryWindow:
 
     # -- the threads --------------------------------------------------------
 
-    def _run(self, task: Task, mine: Sequence[int]) -> Iterator[Step]:
+    def _run(self, thread: int, task: Task, mine: Sequence[int]) -> Iterator[Step]:
         operations = self.window.operations
         for number in mine:
             each = operations[number]
@@ -169,7 +167,8 @@ class MemoryWindow:
             yield BEGIN, number, OPERATION
             self.calls_running += call
             if task.mm is None:
-                task.mm = self.kernel.kernel.mms[each.mm]
+                task = self.kernel.window_task(task.tid, each.mm)
+                self.tasks[thread] = task
             answer = yield from self._begin(each)
             self.results[number] = answer if call else self._accessed(task, each, answer)
             yield END, number, OPERATION
