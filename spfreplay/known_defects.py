@@ -7,19 +7,37 @@ those of the catalogue of races that the mutations refer to.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from spfreplay_reference.contract import (
+    OP_ACCESS,
+    OP_BRK,
     OP_COLLAPSE,
     OP_FORK,
     OP_MADVISE,
     OP_MBIND,
+    OP_MMAP,
     OP_MREMAP,
     OP_MUNMAP,
     OP_NUMA_HINT,
 )
+
+
+class Evidence(NamedTuple):
+    """What is known of a finding.
+
+    ``operations`` has one OP_* per operation of the window, ``deciding`` the
+    functions of the two steps whose order decides.
+    """
+
+    outcome: str
+    place: str
+    what: str
+    operations: Sequence[int]
+    deciding: Collection[str] = ()
+    fetches: bool = False  # the thread that does not end fetches instructions
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +45,10 @@ class KnownDefect:
     """One defect.  A finding is one of it if everything that is given fits.
 
     :param places: functions of the protocol in which the step was taken.
-    :param operations: OP_* of which the window has one at least.
+    :param objects: what was found, by the name that the oracle gives it.
+    :param operations: OP_* of which the window has ``least`` at least.
+    :param only: the window has no other calls than these.
+    :param deciding: functions, one of which takes one of the two decisive steps.
     """
 
     slug: str
@@ -35,17 +56,32 @@ class KnownDefect:
     source: str
     outcomes: Collection[str]
     places: Collection[str] = ()
+    objects: Collection[str] = ()
     operations: Collection[int] = ()
+    least: int = 1
+    only: Collection[int] = ()
+    deciding: Collection[str] = ()
+    fetches: bool = False
 
-    def fits(self, outcome: str, place: str, operations: Collection[int]) -> bool:
+    def fits(self, found: Evidence) -> bool:
         """Tell whether a finding is of this defect."""
+        calls = [op for op in found.operations if op != OP_ACCESS]
+        enough = sum(op in self.operations for op in calls) >= self.least
         return (
-            outcome in self.outcomes
-            and (not self.places or place in self.places)
-            and (not self.operations or not set(self.operations).isdisjoint(operations))
+            found.outcome in self.outcomes
+            and (not self.places or found.place in self.places)
+            and (not self.objects or found.what in self.objects)
+            and (not self.operations or enough)
+            and (not self.only or set(calls) <= set(self.only))
+            and (not self.deciding or not set(self.deciding).isdisjoint(found.deciding))
+            and (not self.fetches or found.fetches)
         )
 
 
+#: who uses a translation, and who drops it or changes what it was made of
+_STALE: Final = frozenset(
+    {"access", "load", "flush_tlb_mm_range", "copy_pte_range", "wp_page_copy"}
+)
 _P0: Final = "Jann Horn's report on speculative page faults, CVE-2023-20937"
 
 #: The first that fits counts: the narrower ones come first.
@@ -61,9 +97,17 @@ V11: Final = (
         "aspf22-pte-alloc-in-anon",
         "do_anonymous_page() allocates a page table without mmap_sem",
         _P0,
-        {"UAF_PT", "PT_LEAK"},
-        {"pte_alloc", "__pte_alloc", ""},
-        {OP_MUNMAP, OP_MREMAP, OP_COLLAPSE},
+        {"UAF_PT"},
+        {"pte_alloc"},
+    ),
+    KnownDefect(
+        "aspf22-pte-alloc-in-anon",
+        "do_anonymous_page() allocates a page table without mmap_sem",
+        _P0,
+        {"PT_LEAK"},
+        {""},
+        operations={OP_MUNMAP, OP_MREMAP, OP_COLLAPSE, OP_MMAP, OP_BRK},
+        deciding={"do_anonymous_page", "pte_alloc"},
     ),
     KnownDefect(
         "aspf22-pmd-trans-unstable",
@@ -77,14 +121,14 @@ V11: Final = (
         "PTL and PTE come from a PMD that was read again after it was compared",
         "v11 19/26 against the Android 5.10 code",
         {"WILD_PT", "UAF_PT"},
-        {"pte_map_lock", "pte_spinlock", ""},
+        {"pte_map_lock", "pte_spinlock"},
     ),
     KnownDefect(
         "spf19-nonswap-entries",
         "migration_entry_wait() takes the PTL without any check",
         "Peter Zijlstra, 2014; Jerome Glisse, 2019",
         {"UAF_PT", "WILD_PT"},
-        {"migration_entry_wait", "__migration_entry_wait", "do_swap_page"},
+        {"migration_entry_wait"},
     ),
     KnownDefect(
         "spf18-ksm-anon-vma-unprotected",
@@ -98,12 +142,14 @@ V11: Final = (
         "swap read-ahead goes by the VMA's live bounds",
         "Vinayak Menon, November 2018; v12 23/31",
         {"WILD_SWAP"},
+        {"swap_ra_info"},
     ),
     KnownDefect(
         "spf17-mempolicy-pointer-swap",
         "the policy is dereferenced without a reference",
         "the code of v11 19/26",
         {"UAF_OBJ"},
+        objects={"Policy"},
         operations={OP_MBIND},
     ),
     KnownDefect(
@@ -111,13 +157,15 @@ V11: Final = (
         "a new page's index comes from the VMA's live fields",
         "v11 19/26, linear_page_index()",
         {"WRONG_INDEX"},
+        deciding={"__page_add_new_anon_rmap"},
     ),
     KnownDefect(
         "spf18-nx-fetch-livelock",
         "an instruction fetch from a page that may not be executed is served for ever",
         "v11 19/26 and 24/26",
         {"LIVELOCK"},
-        {"fetch"},
+        {""},
+        fetches=True,
     ),
     KnownDefect(
         "spf18-sigsegv-without-revalidation",
@@ -131,6 +179,8 @@ V11: Final = (
         "Vinayak Menon and Ganesh Mahendran, January 2019; v12 18/31",
         {"STATE", "MISSED_COW", "STALE_TLB"},
         operations={OP_FORK},
+        only={OP_FORK},
+        deciding=_STALE,
     ),
     KnownDefect(
         "spf18-mremap-source-hole",
@@ -138,13 +188,24 @@ V11: Final = (
         "v12 11/31 and the code of v11",
         {"STATE", "MISSED_COW", "LOST_PTE"},
         operations={OP_MREMAP},
+        only={OP_MREMAP},
     ),
     KnownDefect(
         "aspf22-seq-two-writers",
         "write sections under mmap_sem for read: two of them cancel out",
         "v11 09/26; Android: no counting without the exclusive lock",
-        {"ODD_SEQUENCE", "STATE", "PTE_OUTSIDE_VMA", "WRITE_RO"},
+        {"ODD_SEQUENCE"},
         operations={OP_MADVISE, OP_NUMA_HINT},
+        least=2,
+        deciding={"vm_write_begin", "vm_write_end"},
+    ),
+    KnownDefect(
+        "aspf22-seq-two-writers",
+        "write sections under mmap_sem for read: two of them cancel out",
+        "v11 09/26; Android: no counting without the exclusive lock",
+        {"STATE", "PTE_OUTSIDE_VMA", "WRITE_RO"},
+        operations={OP_MADVISE, OP_NUMA_HINT},
+        least=2,
     ),
 )
 
@@ -152,11 +213,6 @@ V11: Final = (
 KNOWN: Final = {"spf-v11": V11}
 
 
-def known_defect(
-    protocol: str, outcome: str, place: str, operations: Collection[int]
-) -> KnownDefect | None:
+def known_defect(protocol: str, found: Evidence) -> KnownDefect | None:
     """Return the known defect of ``protocol`` that a finding is one of."""
-    for each in KNOWN.get(protocol, ()):
-        if each.fits(outcome, place, operations):
-            return each
-    return None
+    return next((each for each in KNOWN.get(protocol, ()) if each.fits(found)), None)

@@ -21,10 +21,10 @@ from spfreplay.errors import (
 )
 from spfreplay.explore import Budget, Schedule
 from spfreplay.explore.schedule import parse
-from spfreplay.known_defects import known_defect
 from spfreplay.locate import fetch
 from spfreplay.oracles import OUTCOMES, Finding
 from spfreplay.orders import MOST_STEPS, schedule_digest
+from spfreplay.races import defect_of
 from spfreplay.telling import Fact
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Event, Tables
@@ -141,10 +141,9 @@ def replay_window(
     teller = Teller(case, options.engine)
     telling, result = teller.tell(choices, everything=everything)
     findings = teller.findings(result)
-    operations = [each.op for each in case.window.operations]
+    operations = case.window.operations
     defects = [
-        known_defect(options.engine.protocol, each.outcome, each.place, set(operations))
-        for each in findings
+        defect_of(options.engine.protocol, each, operations, telling) for each in findings
     ]
     return Replayed(
         window=_shown(trace, part, options),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from spfreplay.diff import NumberedEvent, OrdersTold, Race, RaceFinding
@@ -19,10 +19,12 @@ from spfreplay.engines.tell import Teller
 from spfreplay.engines.window import Operation
 from spfreplay.explore import Schedule
 from spfreplay.explore.schedule import count_switches
-from spfreplay.known_defects import known_defect
+from spfreplay.explored import Explored
+from spfreplay.known_defects import Evidence, KnownDefect, known_defect
 from spfreplay.locate import fetch
 from spfreplay.oracles import OUTCOMES, Finding
 from spfreplay.orders import ExploredPart, Orders, schedule_digest
+from spfreplay.telling import Telling
 from spfreplay.trace.container import Trace
 from spfreplay_reference.contract import OP_ACCESS, X86_PF_INSTR
 
@@ -64,8 +66,29 @@ def races(
             group.executions += met
             if _plainer(part, illegal, group):
                 group.part, group.illegal, group.finding = part, illegal, finding
-    told = [_race(kind, group, engine, events, digest) for kind, group in groups.items()]
-    return tuple(sorted(told, key=lambda race: (bool(race.known), race.finding, race.members)))
+    found = [_race(kind, group, engine, events, digest) for kind, group in groups.items()]
+    return tuple(
+        sorted(joined(found), key=lambda race: (bool(race.known), race.finding, race.members))
+    )
+
+
+def joined(found: Sequence[Race]) -> list[Race]:
+    """Return races, those of one known defect with one outcome and place as one."""
+    one: dict[tuple[str, ...], Race] = {}
+    for n, race in enumerate(found):
+        finding = race.finding
+        name = (race.known or str(n), finding.outcome, finding.place)
+        other = one.get(name)
+        if other is None:
+            one[name] = race
+            continue
+        plainer = min(race, other, key=lambda each: (len(each.members), each.switches))
+        one[name] = replace(
+            plainer,
+            windows=race.windows + other.windows,
+            executions=race.executions + other.executions,
+        )
+    return list(one.values())
 
 
 def told(trace: Trace, orders: Orders, engine: EngineOptions) -> OrdersTold:
@@ -96,11 +119,19 @@ def told(trace: Trace, orders: Orders, engine: EngineOptions) -> OrdersTold:
         outcomes=sum(found.outcomes for found in explored),
         legal=sum(found.legal for found in explored),
         relaxed=tuple(sorted(relaxed.items())),
-        chances=tuple(sorted({each for found in explored for each in found.chances})),
+        chances=_least(explored),
         races=races(orders, engine, events, digest),
         all_complete=orders.complete,
         interrupted=orders.interrupted,
     )
+
+
+def _least(explored: Sequence[Explored]) -> tuple[str, ...]:
+    """Return what sampling may have missed in the window in which it saw least."""
+    sampled = [found for found in explored if found.chances]
+    if not sampled:
+        return ()
+    return min(sampled, key=lambda found: (found.executions, found.chances)).chances
 
 
 def _of_part(part: ExploredPart) -> dict[Kind, tuple[Illegal, Finding, int]]:
@@ -148,11 +179,7 @@ def _race(
     choices = teller.plainer(group.illegal.witness.schedule.choices, alike)
     telling, shown = teller.tell(choices, alike)
     finding = next(filter(alike, teller.findings(shown)), group.finding)
-    place = kind.place
-    if kind.outcome == "LIVELOCK" and _fetches(part.operations):
-        place = "fetch"
-    operations = {each.op for each in part.operations}
-    defect = known_defect(engine.protocol, kind.outcome, place, operations)
+    defect = defect_of(engine.protocol, finding, part.operations, telling)
     return Race(
         finding=RaceFinding(*finding, OUTCOMES[kind.outcome]),
         members=part.members,
@@ -169,5 +196,21 @@ def _race(
     )
 
 
-def _fetches(operations: Sequence[Operation]) -> bool:
-    return any(each.op == OP_ACCESS and each.args[1] & X86_PF_INSTR for each in operations)
+def defect_of(
+    protocol: str, finding: Finding, operations: Sequence[Operation], telling: Telling
+) -> KnownDefect | None:
+    """Return the known defect of ``protocol`` that a finding of an execution is one of."""
+    pair = telling.decisive or ()
+    fetches = any(
+        each.tid == finding.tid and each.op == OP_ACCESS and each.args[1] & X86_PF_INSTR
+        for each in operations
+    )
+    evidence = Evidence(
+        finding.outcome,
+        finding.place,
+        finding.what,
+        [each.op for each in operations],
+        {step.function for step in telling.steps if step.number in pair},
+        fetches,
+    )
+    return known_defect(protocol, evidence)

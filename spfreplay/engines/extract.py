@@ -72,6 +72,8 @@ class _Names:
         first: dict[int, int] = {}
         free = (number for number in count(1) if number not in self.tids)
         for event in (case.prelude.event(i) for i in range(len(case.prelude))):
+            if event.op not in (OP_EXEC, OP_FORK):
+                continue
             mm, tid = (event.a0, event.tid) if event.op == OP_EXEC else (event.a1, event.a0)
             if tid not in self.tids:
                 self.tids[tid] = next(free)

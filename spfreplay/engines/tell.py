@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from spfreplay.engines.case import Case
-from spfreplay.engines.judge import STATE, legal_of
+from spfreplay.engines.judge import ALL_RELAXATIONS, STATE, legal_of
 from spfreplay.engines.narrate import Narration, named, narrate
 from spfreplay.engines.nearest import nearest, reasons
 from spfreplay.engines.player import EngineOptions
@@ -29,15 +29,24 @@ class Teller:
     """
 
     def __init__(self, case: Case, options: EngineOptions | None = None) -> None:
-        speculative, locked = case.kernels(options)
+        speculative, self._locked = case.kernels(options)
         self.window = case.window
         self.subject = MemoryWindow(speculative, case.window)
-        self.legal = legal_of(case.window, locked)
+        self._relaxed = False
+        self._ask(())
+
+    def _ask(self, relaxations: Sequence[str]) -> None:
+        self.legal = legal_of(self.window, self._locked, relaxations)
         self.outcomes: dict[Any, tuple[str, ...]] = dict(self.legal.outcomes)
 
     def relaxations(self, result: Result) -> tuple[str, ...] | None:
         """Return what it takes to make results and images legal; None if they are not."""
-        return self.outcomes.get((result.results, result.images))
+        key = result.results, result.images
+        if result.images and key not in self.outcomes and not self._relaxed:
+            self._relaxed = True
+            if self.legal.complete:
+                self._ask(ALL_RELAXATIONS)
+        return self.outcomes.get(key)
 
     def findings(self, result: Result) -> tuple[Finding, ...]:
         """Return what is wrong with ``result``; nothing if it is legal."""
@@ -86,6 +95,7 @@ class Teller:
             if everything or step.number in matter or step.findings or self._heads(step)
         ]
         illegal = STATE in self.findings(result)
+        serial = {each: names for each, names in self.outcomes.items() if not names}
         telling = Telling(
             threads=self._threads(narration),
             length=len(narration.steps),
@@ -94,7 +104,7 @@ class Teller:
             decisive=pair,
             legal=len(self.outcomes) if self.legal.complete else None,
             nearest=nearest(result, self.outcomes) if illegal else None,
-            why=reasons(result, self.outcomes) if illegal else (),
+            why=reasons(result, serial) if illegal else (),
             finished=bool(result.images),
         )
         return telling, result

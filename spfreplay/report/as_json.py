@@ -43,8 +43,8 @@ def document(command: str, results: list[dict[str, Any]]) -> str:
 def _diff(result: DiffResult) -> dict[str, Any]:
     found: dict[str, Any] = plain(result)
     options = found.pop("options")
-    # The report depends on the seed and the budget; not on the number of workers.
-    del options["jobs"]
+    # The report depends on the seed and the budget; not on how the work was shared out.
+    del options["jobs"], options["notebook"]
     found["protocol"] = options.pop("protocol")
     found["seed"] = options.pop("seed")
     found["budget"] = {

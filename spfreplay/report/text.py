@@ -318,9 +318,10 @@ def _unexplored(result: DiffResult) -> Iterator[str]:
     wide = sum(number for size, number in windows.sizes if size > 1)
     if wide and result.orders is None:
         yield f"  not explored: other orders than the recorded one of {count(wide, 'window')}"
-    if result.orders is not None:
+    if result.orders is not None and result.orders.chances:
+        yield "  of the window that was sampled least:"
         for chance in result.orders.chances:
-            yield from _wrapped(chance)
+            yield from _wrapped(f"  {chance}")
     yield "  a difference that comes and goes between two images is seen only"
     yield "  if an access meets it or a call's page counts show it"
     if result.expect:

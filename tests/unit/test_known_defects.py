@@ -1,0 +1,86 @@
+"""Each known defect takes the finding that it was made for, and no other."""
+
+from dataclasses import replace
+
+import pytest
+
+from spfreplay.known_defects import V11, Evidence, known_defect
+from spfreplay.mm.build import build
+from spfreplay.oracles import OUTCOMES
+from spfreplay_reference import contract as c
+
+ACCESS = c.OP_ACCESS
+
+#: a finding of each rule of V11, in its order
+OF_EACH = (
+    Evidence("UAF_PT", "handle_pte_fault", "pmd table", [ACCESS, c.OP_MUNMAP]),
+    Evidence("UAF_PT", "pte_alloc", "pmd table", [ACCESS, c.OP_MUNMAP]),
+    Evidence("PT_LEAK", "", "mm 0: ...", [ACCESS, c.OP_MREMAP], {"do_anonymous_page"}),
+    Evidence("UAF_PT", "do_anonymous_page", "pmd table", [ACCESS, c.OP_MUNMAP]),
+    Evidence("WILD_PT", "pte_map_lock", "nothing (a PMD that is none)", [ACCESS, c.OP_MUNMAP]),
+    Evidence("UAF_PT", "migration_entry_wait", "PTE table", [ACCESS, c.OP_MIGRATE]),
+    Evidence("UAF_ANON", "do_swap_page", "anon_vma", [ACCESS, c.OP_MPROTECT]),
+    Evidence("WILD_SWAP", "swap_ra_info", "...", [ACCESS, c.OP_MUNMAP]),
+    Evidence("UAF_OBJ", "alloc_page_vma", "Policy", [ACCESS, c.OP_MBIND]),
+    Evidence("WRONG_INDEX", "", "...", [ACCESS, c.OP_MPROTECT], {"__page_add_new_anon_rmap"}),
+    Evidence("LIVELOCK", "", "T2 goes on for ever", [ACCESS, c.OP_MPROTECT], fetches=True),
+    Evidence("FALSE_SIGSEGV", "", "", [ACCESS, c.OP_MPROTECT]),
+    Evidence("STATE", "", "", [ACCESS, ACCESS, c.OP_FORK], {"access"}),
+    Evidence("STATE", "", "", [ACCESS, c.OP_MREMAP]),
+    Evidence("ODD_SEQUENCE", "", "", [c.OP_MADVISE, c.OP_MADVISE], {"vm_write_begin"}),
+    Evidence("WRITE_RO", "", "", [ACCESS, c.OP_MADVISE, c.OP_NUMA_HINT]),
+)
+
+
+def test_there_is_a_finding_for_each_rule():
+    assert len(OF_EACH) == len(V11)
+    found = [(n, rule.slug) for n, rule in enumerate(V11) if not rule.fits(OF_EACH[n])]
+    assert found == []
+
+
+@pytest.mark.parametrize("n", range(len(V11)), ids=lambda n: f"{n}-{V11[n].slug}")
+def test_a_finding_is_of_one_rule_only(n):
+    assert [rule.slug for rule in V11 if rule.fits(OF_EACH[n])] == [V11[n].slug]
+
+
+@pytest.mark.parametrize("n", range(len(V11)), ids=lambda n: f"{n}-{V11[n].slug}")
+def test_no_rule_takes_a_finding_of_another_kind(n):
+    rule, found = V11[n], OF_EACH[n]
+    others = [found._replace(outcome=outcome) for outcome in set(OUTCOMES) - set(rule.outcomes)]
+    if rule.places:
+        others.append(found._replace(place="another_function"))
+    if rule.objects:
+        others.append(found._replace(what="UserfaultfdCtx"))
+    if rule.operations:
+        calls = [op for op in found.operations if op not in rule.operations]
+        others.append(found._replace(operations=[*calls, c.OP_MLOCK]))
+        one = next(op for op in found.operations if op in rule.operations)
+        few = [*calls, *[one] * (rule.least - 1)]
+        others.append(found._replace(operations=few))
+    if rule.only:
+        others.append(found._replace(operations=[*found.operations, c.OP_MPROTECT]))
+    if rule.deciding:
+        others.append(found._replace(deciding={"another_function"}))
+    if rule.fetches:
+        others.append(found._replace(fetches=False))
+    assert [other for other in others if rule.fits(other)] == []
+
+
+@pytest.mark.parametrize("n", range(len(V11)), ids=lambda n: f"{n}-{V11[n].slug}")
+def test_a_rule_asks_for_more_than_the_outcome_where_others_have_it_too(n):
+    """Without any of its conditions a rule would take findings of other rules."""
+    bare = replace(
+        V11[n], places=(), objects=(), operations=(), only=(), deciding=(), fetches=False
+    )
+    shared = [other for m, other in enumerate(OF_EACH) if m != n and bare.fits(other)]
+    assert bool(shared) <= (bare != V11[n])
+
+
+def test_places_are_functions_of_the_protocol():
+    functions = build("spf-v11", "window").functions()
+    named = {name for rule in V11 for name in (*rule.places, *rule.deciding) if name}
+    assert named - set(functions) == set()
+
+
+def test_another_protocol_has_none_of_them():
+    assert [known_defect("spf-fixed", found) for found in OF_EACH] == [None] * len(OF_EACH)
