@@ -31,7 +31,8 @@ def judged(path, name, strategy="complete"):
     """Explore the window of a file; return the case and what came of it."""
     litmus = read_litmus(path)
     case = litmus.case()
-    options, budget = EngineOptions(protocol=name), Budget(steps=STEPS[litmus.cost])
+    cost = "slow" if strategy == "sleep" else litmus.cost
+    options, budget = EngineOptions(protocol=name), Budget(steps=STEPS[cost])
     if litmus.cost == "sampled":
         strategy = "portfolio"
     judgement = judge(case, budget, options=options, strategy=strategy)
