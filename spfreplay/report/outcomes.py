@@ -14,6 +14,7 @@ from spfreplay_reference.contract import (
     OUTCOME_NAMES,
     PAGE_SHIFT,
     X86_PF_WRITE,
+    Region,
 )
 
 #: differences that are listed
@@ -76,13 +77,25 @@ class Facts:
             yield from self._two(two, protocol, width)
         if len(near.differences) > _LISTED:
             yield f"  and {len(near.differences) - _LISTED:,} more"
-        for label, regions in (("legal", near.gone), (protocol, near.extra)):
-            for _, region in regions[:_LISTED]:
-                yield f"  {label:{width}}  {words.region(region, self.files)}"
+        yield from self._mappings("legal".ljust(width), near.gone, near.extra)
+        yield from self._mappings(protocol.ljust(width), near.extra, near.gone)
         for mm, legal, other in near.rss:
             yield f"  rss of mm {mm} (file, anon, swap, shmem)"
             yield f"    {'legal':{width}}  {', '.join(map(str, legal))}"
             yield f"    {protocol:{width}}  {', '.join(map(str, other))}"
+
+    def _mappings(
+        self,
+        label: str,
+        regions: Sequence[tuple[int, Region]],
+        others: Sequence[tuple[int, Region]],
+    ) -> Iterator[str]:
+        """Tell mappings, and the attributes that those at the same place lack."""
+        there = {(mm, region.start): region for mm, region in others}
+        for mm, region in regions[:_LISTED]:
+            yield f"  {label}  {words.region(region, self.files)}"
+            if flags := words.region_flags(region, there.get((mm, region.start))):
+                yield from filled(f"with {flags}", f"  {' ' * len(label)}    ")
 
     def _two(self, two: TwoFacts, protocol: str, width: int) -> Iterator[str]:
         legal = self.value(two.fact, two.legal)
@@ -97,6 +110,8 @@ class Facts:
 
     def why(self, reasons: Sequence[Impossible]) -> Iterator[str]:
         """Say why no serial order ends like this."""
+        if not reasons:
+            yield from filled("No serial order leaves all of this as it is here.")
         for reason in reasons:
             yield from filled(f"{self._sentence(reason)}.")
 

@@ -7,7 +7,7 @@ from mm_world import BASE, RW, WRITE, World
 from spfreplay.mm.slots import note_slots, slot_of
 from spfreplay.mm.steps import ENTRY, PTE
 
-SOURCE = '''
+SOURCE = """
 def walk(table, i, n):
     yield 0, table, PTE
     x = table.pte[i + 1]
@@ -19,7 +19,7 @@ def walk(table, i, n):
     z = table.entries[i] if table.entries[n] else 0
     yield 0, table, OTHER
     w = table.pte[i]
-'''
+"""
 
 
 def slots_on_the_way(steps):
