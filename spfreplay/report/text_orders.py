@@ -57,7 +57,7 @@ def one_race(result: DiffResult, race: Race) -> Iterator[str]:
         yield from _why(result, race, race.told)
     yield ""
     shown = f"{count(race.windows, 'window')}, {count(race.executions, 'order')}"
-    yield from filled(f"Shown by {shown}; here with {race.switches:,} switches of CPU.", "")
+    yield from filled(f"Shown by {shown}; here with {words.switches(race.switches)}.", "")
     yield "Replay it:"
     yield from replay_command(result, race)
     yield RULE

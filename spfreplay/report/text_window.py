@@ -130,7 +130,7 @@ def _facts(window: OneWindow) -> Facts:
 def _outcome(found: Explained, number: int, one: OutcomeTold) -> Iterator[str]:
     facts = _facts(found.window)
     through = f" through {', '.join(one.relaxations)}" if one.relaxations else ""
-    runs = f"{count(one.executions, 'order')}, {one.switches:,} switches of CPU in the plainest"
+    runs = f"{count(one.executions, 'order')}, {words.switches(one.switches)} in the plainest"
     yield f"{number}. {one.verdict}{through}: {runs}"
     for each, value in zip(found.window.events, one.results, strict=True):
         yield f"  #{each.number} {came_to(each.event.op, each.event.a1, value)}"

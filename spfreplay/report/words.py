@@ -235,6 +235,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {plural}"
 
 
+def switches(number: int) -> str:
+    """Print ``3 switches of CPU``."""
+    return f"{number:,} {'switch' if number == 1 else 'switches'} of CPU"
+
+
 def percent(part: int, whole: int) -> str:
     """Print a share; never 100.0 % unless it is all, nor 0.0 % unless none."""
     if not whole:
