@@ -81,7 +81,7 @@ def compared(name, found):
     path = EXPECTED / name
     if os.environ.get("ACCEPT"):
         path.write_text(found)
-    accept = f"ACCEPT=1 .venv/bin/pytest 'tests/golden/test_windows.py' -k '{name}'"
+    accept = f"ACCEPT=1 .venv/bin/pytest 'tests/golden/test_window_reports.py' -k '{name}'"
     assert path.exists(), f"no accepted report yet; accept it with: {accept}"
     assert found == path.read_text(), f"if the change is wanted: {accept}"
 
