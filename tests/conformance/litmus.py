@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -129,8 +130,9 @@ def litmus_files() -> list[Path]:
     return sorted(LITMUS.glob("*.txt"))
 
 
+@cache
 def read_litmus(path: Path) -> Litmus:
-    """Read a litmus file with its header comments.
+    """Read a litmus file with its header comments, once.
 
     :raises ValueError: a header comment that nobody knows
     """
