@@ -31,6 +31,14 @@ NOT_INHERITED = VM_LOCKED | VM_LOCKONFAULT | VM_UFFD_MISSING | VM_UFFD_WP
 
 def fork(parent: Mm) -> Mm:
     """Return the child's mm.  One piece: the locked kernel holds both mmap_sems."""
+    child = without_pages(parent)
+    for area in copied_areas(parent):
+        copy_pages(parent, child, area.start, area.end)
+    return child
+
+
+def without_pages(parent: Mm) -> Mm:
+    """Return the child's mm with its areas and page tables, which map nothing yet."""
     child = Mm(parent.everyone, parent.max_areas)
     child.start_brk, child.brk = parent.start_brk, parent.brk
     child.def_flags = parent.def_flags & ~(VM_LOCKED | VM_LOCKONFAULT)
@@ -39,12 +47,31 @@ def fork(parent: Mm) -> Mm:
         if area.flags & VM_DONTCOPY:
             continue
         areas.append(_copy_area(area))
-        if not area.flags & VM_WIPEONFORK and _copies_pages(area):
-            _copy_tables(parent, child, area)
-            _copy_pages(parent, child, area)
+    for area in copied_areas(parent):
+        _copy_tables(parent, child, area)
     child.space.areas = areas
     child.space.starts = [area.start for area in areas]
     return child
+
+
+def copied_areas(parent: Mm) -> list[Area]:
+    """Return the areas of which page tables are copied."""
+    apart = VM_DONTCOPY | VM_WIPEONFORK
+    return [
+        area for area in parent.space.areas if not area.flags & apart and _copies_pages(area)
+    ]
+
+
+def stretches(parent: Mm) -> list[tuple[int, int]]:
+    """Return the addresses of pages that are copied, cut at areas and page tables.
+
+    Without mmap_sem that is what one hold of the page table locks covers.
+    """
+    return [
+        (max(area.start, table << 21), min(area.end, table + 1 << 21))
+        for area in copied_areas(parent)
+        for table in sorted({vpn >> 9 for vpn in parent.present(area.start, area.end)})
+    ]
 
 
 def _copy_area(area: Area) -> Area:
@@ -71,9 +98,12 @@ def _copy_tables(parent: Mm, child: Mm, area: Area) -> None:
         child.tables.update(t for t in parent.tables if first <= t <= last)
 
 
-def _copy_pages(parent: Mm, child: Mm, area: Area) -> None:
+def copy_pages(parent: Mm, child: Mm, start: int, end: int) -> None:
+    """Share the pages of ``[start, end)``, which lies in one area, with the child."""
+    area = parent.space.at(start)
+    assert area is not None
     cow = area.flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
-    for vpn in parent.present(area.start, area.end):
+    for vpn in parent.present(start, end):
         bits = parent.bits[vpn]
         if cow and bits & PG_WRITE:
             bits &= ~PG_WRITE

@@ -31,10 +31,10 @@ from typing import Final, NamedTuple
 
 from spfreplay_reference.apart import groups
 from spfreplay_reference.changes import Change, Page, image_after
-from spfreplay_reference.contract import OP_EXEC, Image, Region
+from spfreplay_reference.contract import OP_EXEC, OP_FORK, OP_MIGRATE, Image, Region
 from spfreplay_reference.engine import LockedKernel, Unsupported
 from spfreplay_reference.orders import DOWNGRADE, EARLY_SEGV, Allowance, Found, Orders
-from spfreplay_reference.pieces import STALE_TLB, Operation
+from spfreplay_reference.pieces import FORK_BY_TABLE, PAGE_HELD, STALE_TLB, Operation
 
 #: States that are looked into before the answer is "unknown".
 BUDGET: Final = 20_000
@@ -45,19 +45,19 @@ PRODUCT: Final = 20_000
 RELAXATIONS: Final = {
     STALE_TLB: "a CPU goes on using a translation until the call that removed it has flushed",
     DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
+    PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
 }
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
 #: and nobody minds.  Not for judging a kernel that has no such faults.
 WITHOUT_LOCK: Final = {
     EARLY_SEGV: "an mprotect under way (with stale-tlb) refuses what others still get through",
+    FORK_BY_TABLE: "a fork lets faults in between two page tables: a child may miss the page"
+    " of one and have that of the thread's next",
 }
 #: In this order they are tried, then again with those of WITHOUT_LOCK.
 TIERS: Final = ((), (STALE_TLB,), (STALE_TLB, DOWNGRADE))
-#: Known, and not built: windows that need them are not searched under these names.
-NOT_BUILT: Final = {
-    "fork-skips-table": "a child misses the page of one fault without mmap_sem and has that"
-    " of the thread's next",
-}
+#: name -> the operation that it is about; goes with any of those
+ONE_OPERATION: Final = {PAGE_HELD: OP_MIGRATE, FORK_BY_TABLE: OP_FORK}
 #: What else is let pass elsewhere, and why it needs no name here.
 NEEDS_NO_NAME: Final = {
     "two-copies": "whether a page is copied or taken over shows in no image and no result",
@@ -168,9 +168,8 @@ def legal_set(
         or an operation that ends before it begins
     :raises Unsupported: exec is not modelled in windows
     """
-    early = [(*names, EARLY_SEGV) for names in TIERS[1:]]
-    tiers = [names for names in (*TIERS, *early) if set(names) <= set(relaxations)]
-    if set(tiers[-1]) != set(relaxations):
+    tiers = _tiers_of(relaxations, {each.op for each in operations})
+    if tiers is None:
         raise ValueError(f"no such relaxations: {', '.join(sorted(relaxations))}")
     if any(each.exit < each.enter for each in operations):
         raise ValueError("an operation ends before it begins")
@@ -192,6 +191,21 @@ def legal_set(
         tuple(map(tuple, parts)),
         kernel,
     )
+
+
+def _tiers_of(
+    relaxations: Collection[str], operations: Collection[int]
+) -> list[tuple[str, ...]] | None:
+    """Return the names to search under, the fewest first; None if they cannot be."""
+    general = set(relaxations) - ONE_OPERATION.keys()
+    early = [(*names, EARLY_SEGV) for names in TIERS[1:]]
+    tiers = [names for names in (*TIERS, *early) if set(names) <= general]
+    if set(tiers[-1]) != general:
+        return None
+    for name, operation in ONE_OPERATION.items():
+        if name in relaxations and operation in operations:
+            tiers += [(*names, name) for names in tiers]
+    return sorted(tiers, key=len)
 
 
 def _tiers(
@@ -255,7 +269,8 @@ def _one(mm: int, parts: Sequence[Change]) -> Change:
 
 
 __all__ = [
-    "BUDGET", "DOWNGRADE", "EARLY_SEGV", "NEEDS_NO_NAME", "NOT_BUILT", "RELAXATIONS",
+    "BUDGET", "DOWNGRADE", "EARLY_SEGV", "FORK_BY_TABLE", "NEEDS_NO_NAME",
+    "PAGE_HELD", "RELAXATIONS",
     "STALE_TLB", "TIERS", "WITHOUT_LOCK", "Change", "FrozenImage", "Legal", "Operation",
     "Outcome", "Page", "Reached", "legal_set",
 ]  # fmt: skip

@@ -8,29 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from errno import EBUSY
 from time import monotonic
 from typing import Final, NamedTuple
 
 from spfreplay_reference.changes import Change, changes
 from spfreplay_reference.contract import (
+    OP_ACCESS,
     OP_CACHE_ADD,
     OP_CACHE_DEL,
     OP_CHECKPOINT,
     OP_GAP,
+    OP_MIGRATE,
     OP_MPROTECT,
     OP_MUNMAP,
     OP_UNKNOWN_POPULATION,
+    PAGE_SHIFT,
 )
 from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.pieces import (
     BY_RMAP,
+    FORK_BY_TABLE,
     IDLE,
+    PAGE_HELD,
     Doing,
     Operation,
     World,
     gets_through,
     go_stale,
     is_refused,
+    speculates,
     stale_ways,
     step,
 )
@@ -97,14 +104,29 @@ class Progress(NamedTuple):
 
 
 class Move(NamedTuple):
-    """The next piece of a thread; ``stale``: through what that operation has not flushed."""
+    """The next piece of a thread.
+
+    ``stale``: through what that operation has not flushed; ``held``: it migrates a
+    page in vain.
+    """
 
     thread: int
     stale: int = -1
+    held: bool = False
 
 
 #: What can come of a state: (results, 0 for what is done by then; number of the changes).
 Ends = frozenset[tuple[tuple[int, ...], int]]
+
+
+def is_held(waiting: dict[int, Operation], thread: int) -> bool:
+    """Does ``thread`` migrate a page that the next access of another one is to?"""
+    mine = waiting[thread]
+    page = mine.args[0] >> PAGE_SHIFT
+    return mine.op == OP_MIGRATE and any(
+        each.op == OP_ACCESS and each.args[0] >> PAGE_SHIFT == page and each.enter <= mine.exit
+        for each in waiting.values()
+    )
 
 
 class Orders:
@@ -192,13 +214,24 @@ class Orders:
                 continue
             if each.mm not in world.kernel._mms and each.op not in WITHOUT_MM:
                 continue  # not yet, if a fork makes it
+            if self._half_made(at, waiting, each.mm):
+                continue
             if not at.doing[thread].in_fault:
                 moves += [Move(thread, number) for number in stale_ways(world, each)]
             if self._lets_in(at, waiting, thread, world) or (
                 not at.doing[thread].in_fault and gets_through(world, each)
             ):
                 moves.append(Move(thread))
+                if PAGE_HELD in self.relaxations and is_held(waiting, thread):
+                    moves.append(Move(thread, held=True))
         return moves
+
+    def _half_made(self, at: Progress, waiting: dict[int, Operation], mm: int) -> bool:
+        """Is a fork under way that makes ``mm``?"""
+        return any(
+            at.doing[thread].pieces > 0 and each.forks and each.args[1] == mm != each.mm
+            for thread, each in waiting.items()
+        )
 
     def _lets_in(
         self, at: Progress, waiting: dict[int, Operation], thread: int, world: World
@@ -211,6 +244,8 @@ class Orders:
             if other == thread or each.mm != mine.mm:
                 continue
             lock = at.doing[other].lock(each)
+            if each.forks and FORK_BY_TABLE in self.relaxations and speculates(world, mine):
+                continue
             early = EARLY_SEGV in self.relaxations and each.op == OP_MPROTECT
             if lock == "write" and early and is_refused(world, mine):
                 continue
@@ -231,6 +266,8 @@ class Orders:
             result: int | Doing = go_stale(world, each, move.stale)
         else:
             result = step(world, number, each, at.doing[thread], self.relaxations)
+        if move.held and not result:
+            result = -EBUSY
         if isinstance(result, Doing):
             return self._ends(at.moved(thread, 0, result), world)
         if self.recorded is not None and self.recorded[number] not in (None, result):

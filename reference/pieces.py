@@ -15,6 +15,10 @@ An attempt that faults changes what it changes and does no more; whether the
 instruction then gets through is the next attempt's question.  Between two
 pieces of a zap or of one fault mmap_sem is held for reading: no writer runs.
 
+``fork-by-table`` makes a fork one piece per page table, as it is for faults that
+take no mmap_sem.  ``page-held`` lets migration give up on a page that another
+access is after: that may wait for it, and then holds the page.
+
 ``stale-tlb`` adds what a CPU may still do through a translation that a call
 has removed but not yet flushed: the call gets one more piece, the flush, and
 until then accesses of other threads may go the old way.
@@ -28,6 +32,7 @@ from typing import Final, NamedTuple
 
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import (
+    CLONE_VM,
     CONTENT_SHIFT,
     KIND_ANON,
     KIND_FILE,
@@ -36,6 +41,7 @@ from spfreplay_reference.contract import (
     MADV_DONTNEED_LOCKED,
     MADV_FREE,
     OP_ACCESS,
+    OP_FORK,
     OP_MADVISE,
     OP_MIGRATE,
     OP_NUMA_HINT,
@@ -56,6 +62,7 @@ from spfreplay_reference.contract import (
 )
 from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.faults import RETRIES, access, fault, map_around, map_itself
+from spfreplay_reference.fork import copy_pages, stretches, without_pages
 from spfreplay_reference.keys import key_of
 from spfreplay_reference.layers import layer_of
 from spfreplay_reference.memory import WAITS, Frame, Mm
@@ -67,6 +74,8 @@ ZAPS: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
 BY_RMAP: Final = (OP_SWAP_OUT, OP_MIGRATE)
 TABLE_SIZE: Final = PAGE_SIZE * PTRS_PER_PTE
 STALE_TLB: Final = "stale-tlb"
+PAGE_HELD: Final = "page-held"
+FORK_BY_TABLE: Final = "fork-by-table"
 
 
 class Operation(NamedTuple):
@@ -95,6 +104,11 @@ class Operation(NamedTuple):
         return self.op not in (OP_ACCESS, OP_NUMA_HINT, *BY_RMAP) and not self.zaps
 
     @property
+    def forks(self) -> bool:
+        """Does it make an address space?"""
+        return self.op == OP_FORK and not self.args[2] & CLONE_VM
+
+    @property
     def by_tables(self) -> bool:
         """Has it one piece per page table, under mmap_sem for reading?"""
         return self.op == OP_NUMA_HINT or self.zaps
@@ -114,7 +128,8 @@ class Doing(NamedTuple):
         """Return how mmap_sem is held between the pieces: "", "read" or "write"."""
         if self.in_fault or (self.pieces > 0 and each.by_tables):
             return "read"
-        return "write" if self.flushing and each.writer else ""
+        half_made = self.pieces > 0 and each.op == OP_FORK
+        return "write" if half_made or (self.flushing and each.writer) else ""
 
 
 IDLE: Final = Doing()
@@ -200,6 +215,8 @@ def step(
         return doing.error
     if each.op == OP_ACCESS:
         return _attempt(world.kernel, each, doing)
+    if each.forks and FORK_BY_TABLE in relaxations:
+        return _fork_on(world.kernel, each, doing)  # no store through what is not flushed
     if STALE_TLB not in relaxations or each.mm not in world.kernel._mms:
         return _piece(world.kernel, each, doing)
     before = world.branch
@@ -239,6 +256,28 @@ def _piece(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     if each.op == OP_NUMA_HINT:
         return _hint(kernel, each, doing)
     return _call(kernel, each)
+
+
+def _fork_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    """Copy one page table more; ``doing.error`` is the address up to which it is done."""
+    parent, (child_tid, child_mm) = kernel._mm(each.mm), each.args[:2]
+    if not doing.pieces:
+        kernel._mms[child_mm] = without_pages(parent)
+    left = [part for part in stretches(parent) if part[0] >= doing.error]
+    if left:
+        copy_pages(parent, kernel._mm(child_mm), *left[0])
+    return Doing(doing.pieces + 1, left[0][1]) if left[1:] else child_tid
+
+
+def speculates(world: World, each: Operation) -> bool:
+    """Is it an access whose faults need no mmap_sem: to an anon area with a page table?"""
+    if each.op != OP_ACCESS:
+        return False
+    addr = each.args[0]
+    mm = world.kernel._mm(each.mm)
+    area = mm.space.at(addr)
+    anon = area is not None and area.backing is None and area.anon is not None
+    return anon and addr // TABLE_SIZE in mm.tables
 
 
 def _hint(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:

@@ -232,3 +232,80 @@ def test_states_that_differ_only_in_a_policy_are_not_taken_for_one():
     ]
     outcomes = legal.legal_set(memory.kernel, window).outcomes
     assert {len(outcome.images[0].regions) for outcome in outcomes} == {1, 2}
+
+
+# -- a fork that lets faults in -------------------------------------------------
+
+SECOND = 512  # a page of the next page table
+
+
+def torn(child_reads: tuple[int, int]) -> tuple[Operation, ...]:
+    """A thread stores to two page tables while another forks; the child looks at both."""
+    fork = call(0, (0, 100), c.OP_FORK, 9, CHILD, 0)
+    first, second = access(1, (10, 20), 0, STORE), access(1, (30, 40), SECOND, STORE)
+    start, end = child_reads
+    looks = [
+        Operation(9, at, end, c.OP_ACCESS, CHILD, (BASE + page * PAGE, LOAD), 300 + page)
+        for at, page in ((start, 0), (start + 1, SECOND))
+    ]
+    return fork, first, second._replace(stamp=211), *looks
+
+
+def seen_by_child(window, names=()):
+    """What the child sees of the two pages: which store, or 7, what was there."""
+    found = results(written(0, SECOND), *window, names=names)
+    return {each[3:] for each in found}
+
+
+def test_a_child_with_the_second_store_and_not_the_first_needs_the_name():
+    window = torn((101, 120))
+    before, first, second = written(0).kernel.page(MM, VPN) >> c.CONTENT_SHIFT, 202, 212
+    whole = {(before, before), (first, before), (first, second)}
+    assert seen_by_child(window) == whole
+    assert seen_by_child(window, [legal.FORK_BY_TABLE]) == whole | {(before, second)}
+
+
+def test_a_child_waits_until_the_fork_that_makes_it_is_whole():
+    """It may run before its parent's call returns, but not on half an address space."""
+    window = torn((50, 120))
+    assert seen_by_child(window, [legal.FORK_BY_TABLE]) == seen_by_child(
+        torn((101, 120)), [legal.FORK_BY_TABLE]
+    )
+
+
+def test_a_fault_that_needs_mmap_sem_does_not_come_between_page_tables():
+    memory = written(0)  # no page table for the second page
+    fork = call(0, (0, 100), c.OP_FORK, 9, CHILD, 0)
+    window = fork, access(1, (10, 20), SECOND, STORE)
+    plain = legal.legal_set(memory.kernel, window)
+    relaxed = legal.legal_set(memory.kernel, window, relaxations=[legal.FORK_BY_TABLE])
+    assert relaxed.reached.keys() == plain.reached.keys()
+
+
+def test_no_store_is_lost_by_a_fork_that_lets_faults_in():
+    """What a fork has not flushed is nobody's way in then: the defect F1 stays illegal."""
+    names = [STALE, legal.DOWNGRADE, EARLY, legal.FORK_BY_TABLE]
+    fork = call(0, (0, 100), c.OP_FORK, 9, CHILD, 0)
+    store, load = access(1, (10, 20), 0, STORE), access(1, (30, 40), 0, LOAD)
+    other = access(2, (0, 100), 0, STORE)
+    loads = {each[2] for each in results(written(0), fork, store, load, other, names=names)}
+    assert loads == {202, 203}
+
+
+# -- migration that gives up ----------------------------------------------------
+
+MIGRATE = call(0, (0, 50), c.OP_MIGRATE, BASE)
+
+
+def test_migration_gives_up_on_a_page_that_an_access_is_after():
+    window = MIGRATE, access(1, (0, 50), 0, LOAD)
+    assert {each[0] for each in results(written(0), *window)} == {0}
+    names = [legal.PAGE_HELD]
+    assert {each[0] for each in results(written(0), *window, names=names)} == {0, -EBUSY}
+
+
+@pytest.mark.parametrize(("when", "page"), [((51, 60), 0), ((0, 50), 1)])
+def test_migration_does_not_give_up_on_a_page_that_nobody_is_after(when, page):
+    window = MIGRATE, access(1, when, page, LOAD)
+    found = results(written(0, 1), *window, names=[legal.PAGE_HELD])
+    assert {each[0] for each in found} == {0}
