@@ -226,6 +226,8 @@ class OrdersTold:
     #: every window was explored whole, and completely
     all_complete: bool = False
     interrupted: bool = False
+    #: groups of events of windows that are too wide, not looked at
+    passed_over: int = 0
 
 
 class MismatchRow(NamedTuple):

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from spfreplay.engines.canonical import NoCanonicalForm, canonical, signature
 from spfreplay.engines.case import Case
 from spfreplay.engines.cases import Part, WindowName, cases
 from spfreplay.engines.judge import judge
+from spfreplay.engines.slide import slide
 from spfreplay.engines.window import Operation
 from spfreplay.explore import Budget
 from spfreplay.explored import Explored
@@ -34,7 +35,9 @@ from spfreplay.trace.container import Trace
 #: at least.  What is left of a window beyond its share is sampled.
 ALL_STEPS: Final = 6_000_000
 MOST_STEPS: Final = 2_000_000
-LEAST_STEPS: Final = 10_000
+LEAST_STEPS: Final = 4_000
+#: Groups of events that are looked at: of wide windows there may be ten thousands.
+MOST_GROUPS: Final = 6_000
 
 
 class OrdersOptions(NamedTuple):
@@ -62,7 +65,7 @@ class ExploredPart:
     whole: bool
     found: Explored | None
     why: str = ""  # it was not explored
-    case: Case | None = None  # kept where something illegal was found
+    case: Case | None = None  # of those that are the same, the first has it
 
 
 @dataclass(slots=True)
@@ -73,6 +76,8 @@ class Orders:
     distinct: int = 0
     #: windows that were not looked at because the time was over
     late: int = 0
+    #: groups of events, of windows that are too wide, that were not looked at
+    passed_over: int = 0
     interrupted: bool = False
 
     @property
@@ -83,8 +88,13 @@ class Orders:
     @property
     def complete(self) -> bool:
         """Is there no order that was not looked at?"""
-        return not self.late and all(
-            part.whole and part.found is not None and part.found.complete for part in self.parts
+        return (
+            not self.late
+            and not self.passed_over
+            and all(
+                part.whole and part.found is not None and part.found.complete
+                for part in self.parts
+            )
         )
 
     @property
@@ -111,8 +121,11 @@ def explore_windows(
     :raises ModelError: an engine failed
     """
     options = options or OrdersOptions()
-    parts = cases(trace, windows, options.engine, skew=options.skew)
-    return _Explorer(options, progress).run(parts)
+    groups = sum(len(slide(window)) for window in windows)
+    parts = cases(trace, windows, options.engine, skew=options.skew, most=MOST_GROUPS)
+    explorer = _Explorer(options, progress)
+    explorer.passed_over = max(0, groups - MOST_GROUPS)
+    return explorer.run(parts)
 
 
 def explore_case(case: Case, options: OrdersOptions, seconds: float | None = None) -> Explored:
@@ -139,27 +152,37 @@ class _Explorer:
         limit = options.seconds
         self.deadline = None if limit is None else time.monotonic() + limit
         self.found: dict[object, Explored] = {}
+        self.passed_over = 0
         self.notebook: Notebook | None = None
 
     def run(self, parts: Iterator[Part]) -> Orders:
-        todo: list[tuple[Part, object]] = []
         distinct: dict[object, Case] = {}
+        #: how often a window comes, and what is told of each of its places
+        times: Counter[object] = Counter()
+        todo: list[tuple[object, ExploredPart]] = []
         for part in parts:
-            key: object = None
-            if part.case is not None:
-                case, key = _named(part.case)
-                distinct.setdefault(key, case)
-            todo.append((part, key))
-        orders = Orders(distinct=len(distinct))
+            key, case = None, part.case
+            if case is not None:
+                named, key = _named(case)
+                times[key] += 1
+                if key in distinct:
+                    part = replace(part, case=None)  # the first stands for them all
+                distinct.setdefault(key, named)
+            todo.append((key, _told(part, case)))
+        orders = Orders(distinct=len(distinct), passed_over=self.passed_over)
+        # What comes often is looked at first, in case not everything can be.
+        often = sorted(distinct, key=lambda key: -times[key])[: ALL_STEPS // LEAST_STEPS]
         try:
-            self._explore(distinct)
+            self._explore({key: distinct[key] for key in often})
         except KeyboardInterrupt:
             orders.interrupted = True
-        for part, key in todo:
-            if part.case is not None and key not in self.found:
-                orders.late += 1
+        for key, told in todo:
+            if key is None:
+                orders.parts.append(told)
+            elif key in self.found:
+                orders.parts.append(replace(told, found=self.found[key]))
             else:
-                orders.parts.append(_told(part, self.found.get(key)))
+                orders.late += 1
         return orders
 
     def _explore(self, distinct: dict[object, Case]) -> None:
@@ -219,11 +242,11 @@ def share(windows: int) -> int:
     return max(LEAST_STEPS, min(MOST_STEPS, ALL_STEPS // max(windows, 1)))
 
 
-def _told(part: Part, found: Explored | None) -> ExploredPart:
-    case = part.case
+def _told(part: Part, case: Case | None) -> ExploredPart:
     operations = case.window.operations if case is not None else ()
-    kept = case if found is not None and found.illegal else None
-    return ExploredPart(part.name, part.members, operations, part.whole, found, part.why, kept)
+    return ExploredPart(
+        part.name, part.members, operations, part.whole, None, part.why, part.case
+    )
 
 
 def _manner(options: OrdersOptions) -> tuple[object, ...]:

@@ -123,6 +123,7 @@ def told(trace: Trace, orders: Orders, engine: EngineOptions) -> OrdersTold:
         races=races(orders, engine, events, digest),
         all_complete=orders.complete,
         interrupted=orders.interrupted,
+        passed_over=orders.passed_over,
     )
 
 

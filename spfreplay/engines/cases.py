@@ -86,11 +86,13 @@ def cases(
     options: EngineOptions | None = None,
     only: int | None = None,
     skew: int = 0,
+    most: int | None = None,
 ) -> Iterator[Part]:
     """Yield the windows of a trace, those that are too wide in parts, by their first events.
 
     :param windows: event numbers, ascending in each.
     :param only: the number of the one window that is asked for.
+    :param most: look at so many groups of events, taken evenly, if there are more.
     :param skew: ns by which every interval is widened: clocks are no order.
     :raises ModelError: the engine failed
     """
@@ -101,6 +103,8 @@ def cases(
         if only is None or number == only
         for group in slide(window)
     )
+    if most is not None:
+        starts = thinned(starts, most)
     given: Counter[int] = Counter()
     kernel: SpeculativeKernel = make_engine(straight.protocol, trace.tables, straight)  # type: ignore[assignment]
     player = Player(kernel, trace.tables)
@@ -123,6 +127,25 @@ def cases(
                 return
             player.play(columns, done, len(columns))
             player.take()
+
+
+Start = tuple[int, int, tuple[int, ...], bool]
+
+
+def thinned(starts: list[Start], most: int) -> list[Start]:
+    """Return ``most`` of the groups of events: whole windows first, all taken evenly."""
+    if len(starts) <= most:
+        return starts
+    whole = [start for start in starts if start[3]]
+    parts = [start for start in starts if not start[3]]
+    kept = _evenly(whole, most)
+    return sorted(kept + _evenly(parts, most - len(kept)))
+
+
+def _evenly(starts: list[Start], most: int) -> list[Start]:
+    if len(starts) <= most:
+        return starts
+    return [starts[n * len(starts) // most] for n in range(most)]
 
 
 def _parts(

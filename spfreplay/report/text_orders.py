@@ -120,7 +120,9 @@ def explored(orders: OrdersTold) -> Iterator[str]:
     for reason, times in orders.not_explored:
         yield f"  not explored: {times:,} ({reason})"
     if orders.late:
-        yield f"  not explored: {orders.late:,} (the time was over)"
+        yield f"  not explored: {orders.late:,} (beyond the budget)"
+    if orders.passed_over:
+        yield f"  passed over: {count(orders.passed_over, 'group')} of events in wide windows"
 
 
 def _wrapped(line: str) -> Sequence[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from spfreplay.engines.cases import thinned
 from spfreplay.errors import TraceError
 from spfreplay.notebook import Notebook, explored_of, plain
 from spfreplay.orders import OrdersOptions, explore_windows, share
@@ -125,7 +126,7 @@ def test_no_time_leaves_windows_unexplored(trace):
 
 
 def test_the_share_of_a_window_has_bounds():
-    assert [share(1), share(100), share(1_000_000)] == [2_000_000, 60_000, 10_000]
+    assert [share(1), share(100), share(1_000_000)] == [2_000_000, 60_000, 4_000]
 
 
 def test_skew_brings_operations_together_that_did_not_overlap(tmp_path):
@@ -143,3 +144,22 @@ def test_skew_brings_operations_together_that_did_not_overlap(tmp_path):
     _, windows = cut(apart, 100_000)
     found = explore_windows(apart, windows, OrdersOptions(skew=100_000)).parts[0].found
     assert found.outcomes > 2
+
+
+def test_of_many_groups_some_are_taken_evenly_and_whole_windows_first():
+    starts = [(n, n, (n,), n % 10 == 0) for n in range(100)]
+    kept = thinned(starts, 20)
+    assert [start[0] for start in kept if start[3]] == list(range(0, 100, 10))
+    assert [start[0] for start in kept if not start[3]] == [
+        1,
+        11,
+        21,
+        31,
+        41,
+        51,
+        61,
+        71,
+        81,
+        91,
+    ]
+    assert thinned(starts, 100) == starts
