@@ -21,6 +21,7 @@ from spfreplay.cli.options import (
     use_colour,
     writing,
 )
+from spfreplay.cli.protocols import ProtocolName, protocol_of
 from spfreplay.errors import EXIT_INTERRUPTED, SpfreplayError
 
 if TYPE_CHECKING:
@@ -32,10 +33,16 @@ if TYPE_CHECKING:
 @traces
 @click.option(
     "--protocol",
-    type=click.Choice(["spf-v11", "locked"]),
-    default="spf-v11",
-    show_default=True,
-    help="What to compare with the locked kernel.",
+    type=ProtocolName(),
+    metavar="NAME",
+    help="What to compare with the locked kernel: spf-v11, spf-fixed, either of them"
+    " with patches (spf-fixed+M50), or locked.  [default: spf-v11]",
+)
+@click.option(
+    "--mutate",
+    multiple=True,
+    metavar="ID",
+    help="Plant a bug: short for --protocol BASE+ID.  May be repeated.",
 )
 @click.option("--file-faults", is_flag=True, help="Serve file faults speculatively, too.")
 @click.option(
@@ -98,7 +105,8 @@ if TYPE_CHECKING:
 @talking
 def diff(
     paths: tuple[str, ...],
-    protocol: str,
+    protocol: str | None,
+    mutate: tuple[str, ...],
     file_faults: bool,
     speculate_single_threaded: bool,
     require: str,
@@ -131,7 +139,7 @@ def diff(
     from spfreplay.orders import workers
 
     options = DiffOptions(
-        protocol=protocol,
+        protocol=protocol_of(protocol, mutate),
         file_faults=file_faults,
         speculate_single_threaded=speculate_single_threaded,
         skew=skew,

@@ -146,6 +146,34 @@ def test_wrong_arguments_are_usage_errors(capsys, wrong):
 
 
 @pytest.mark.parametrize(
+    ("how", "protocol"),
+    [
+        ([], "spf-v11"),
+        (["--protocol", "spf-fixed"], "spf-fixed"),
+        (["--mutate", "M50"], "spf-fixed+M50"),
+        (["--protocol", "spf-v11", "--mutate", "M50", "--mutate", "M54"], "spf-v11+M50+M54"),
+    ],
+)
+def test_a_protocol_is_a_base_and_patches(capsys, how, protocol):
+    code, out, _ = run(capsys, "diff", "-q", "--format", "json", *how, TRUE)
+    assert (code, json.loads(out)["results"][0]["protocol"]) == (0, protocol)
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        (["--protocol", "spf-fixed+M99"], "no patch 'M99'"),
+        (["--mutate", "M15"], "M15 (protection keys) is not here: they have no model"),
+        (["--protocol", "locked", "--mutate", "M50"], "no protocol called 'locked'"),
+    ],
+)
+def test_a_patch_that_does_not_exist_is_told(capsys, how, complaint):
+    code, out, err = run(capsys, "diff", *how, TRUE)
+    assert (code, out) == (2, "")
+    assert complaint in err
+
+
+@pytest.mark.parametrize(
     ("text", "ns"), [("0", 0), ("500", 500), ("2us", 2000), ("1.5ms", 1_500_000), ("1s", 10**9)]
 )
 def test_durations(text, ns):
