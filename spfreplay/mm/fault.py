@@ -95,7 +95,7 @@ from spfreplay_reference.contract import (
     X86_PF_WRITE,
 )
 
-#: faults in a row without any effect after which an instruction is given up
+#: faults without any new effect after which an instruction is given up
 LIVELOCK_FAULTS: Final = 6
 
 
@@ -208,10 +208,11 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
             reason = vmf.reason
             effect = vmf.outcome
             if not fault & VM_FAULT_FINAL:
+                # What was done already, and did not help, is as good as nothing.
+                if not effect or effect == OUT_ACCESS or effect == outcome:
+                    idle += 1
                 if effect:
                     outcome = effect
-                if not effect or effect == OUT_ACCESS:
-                    idle += 1
                 continue
             outcome = effect
         bits = pte_page_bits(pte) if pte else 0
