@@ -1,9 +1,12 @@
 """Names of protocols, and what each patch says of itself."""
 
 import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
+import spfreplay.mutations
 from spfreplay.engines import EngineOptions, make_engine
 from spfreplay.mm.build import SPF_V11
 from spfreplay.mm.patching import place_of
@@ -167,3 +170,12 @@ def test_a_patch_fits_its_base_and_changes_it(patch):
 def test_a_pair_is_of_patches_for_its_base(pair):
     assert {find(each).base for each in pair.ids} == {pair.base}
     assert protocol(pair.name)
+
+
+def test_the_readme_counts_what_there_is():
+    readme = (Path(spfreplay.mutations.__file__).parent / "README.md").read_text()
+    told = [int(n) for n in re.findall(r"^\| .* \| (\d+) \| .*\|$", readme, re.MULTILINE)]
+    kinds = Counter(patch.prediction.kind for patch in MUTATIONS)
+    predicted = [kinds[kind] for kind in ("KILL", "KILL(access)", "EQUIV", "ARCH")]
+    assert told == [len(FIXES), len(MUTATIONS), *predicted, len(PAIRS), len(NOT_HERE)]
+    assert sum(predicted) == len(MUTATIONS)
