@@ -209,7 +209,7 @@ def access(task: Task, mm: MmStruct, address: int, error_code: int) -> Steps[int
             effect = vmf.outcome
             if not fault & VM_FAULT_FINAL:
                 # What was done already, and did not help, is as good as nothing.
-                if not effect or effect == OUT_ACCESS or effect == outcome:
+                if not effect or effect in (OUT_ACCESS, outcome):
                     idle += 1
                 if effect:
                     outcome = effect
