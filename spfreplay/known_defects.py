@@ -110,6 +110,15 @@ V11: Final = (
         deciding={"do_anonymous_page", "pte_alloc"},
     ),
     KnownDefect(
+        "aspf22-pte-alloc-in-anon",
+        "do_anonymous_page() allocates a page table without mmap_sem",
+        _P0,
+        {"KERNEL_BUG"},
+        {"set_collapsed_pmd"},
+        operations={OP_COLLAPSE},
+        deciding={"do_anonymous_page", "pte_alloc"},
+    ),
+    KnownDefect(
         "aspf22-pmd-trans-unstable",
         "do_anonymous_page() reads the PMD without mmap_sem",
         _P0,
@@ -171,7 +180,8 @@ V11: Final = (
         "spf18-sigsegv-without-revalidation",
         "SIGSEGV is sent without a second look at the sequence count",
         "v11 19/26",
-        {"FALSE_SIGSEGV"},
+        {"STATE", "FALSE_SIGSEGV"},
+        deciding={"spf_check_vma"},  # of what it read all else is validated
     ),
     KnownDefect(
         "spf19-fork-stale-tlb",
