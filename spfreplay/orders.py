@@ -28,6 +28,7 @@ from spfreplay.engines.slide import slide
 from spfreplay.engines.window import Operation
 from spfreplay.explore import Budget
 from spfreplay.explored import Explored
+from spfreplay.mutations import protocol_digest
 from spfreplay.notebook import Notebook
 from spfreplay.trace.container import Trace
 
@@ -263,8 +264,9 @@ def _named(case: Case) -> tuple[Case, object]:
 
 
 def schedule_digest(trace: Trace, members: Sequence[int], engine: EngineOptions) -> str:
-    """Name what a schedule belongs to: the trace, the events, and the engine under test."""
-    what = repr((trace.sha256, tuple(members), engine._replace(form="window")))
+    """Name what a schedule belongs to: the trace, the events, the source under test."""
+    engine = engine._replace(form="window", protocol=protocol_digest(engine.protocol))
+    what = repr((trace.sha256, tuple(members), engine))
     return sha256(what.encode()).hexdigest()[:12]
 
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +28,7 @@ from spfreplay.mutations import (
     unified_diff,
 )
 from spfreplay.oracles import OUTCOMES
+from spfreplay.orders import schedule_digest
 from spfreplay.trace.events import Tables
 
 
@@ -111,6 +113,14 @@ def test_digests_tell_protocols_apart():
     names = [*BASES, *map(on_its_base, MUTATIONS), *(pair.name for pair in PAIRS)]
     digests = {protocol_digest(name): name for name in names}
     assert sorted(digests.values()) == sorted(names)
+
+
+def test_a_schedule_belongs_to_the_source_of_its_protocol():
+    def digest(name):
+        return schedule_digest(SimpleNamespace(sha256=""), (1, 2), EngineOptions(protocol=name))
+
+    assert digest("spf-fixed+M54") == digest("spf-fixed+B03")
+    assert len({digest(name) for name in ("spf-v11", "spf-fixed", "spf-fixed+M54")}) == 3
 
 
 # -- each patch ---------------------------------------------------------------
