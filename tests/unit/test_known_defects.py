@@ -16,6 +16,9 @@ OF_EACH = (
     Evidence("UAF_PT", "handle_pte_fault", "pmd table", [ACCESS, c.OP_MUNMAP]),
     Evidence("UAF_PT", "pte_alloc", "pmd table", [ACCESS, c.OP_MUNMAP]),
     Evidence("PT_LEAK", "", "mm 0: ...", [ACCESS, c.OP_MREMAP], {"do_anonymous_page"}),
+    Evidence(
+        "KERNEL_BUG", "set_collapsed_pmd", "BUG_ON", [ACCESS, c.OP_COLLAPSE], {"pte_alloc"}
+    ),
     Evidence("UAF_PT", "do_anonymous_page", "pmd table", [ACCESS, c.OP_MUNMAP]),
     Evidence("WILD_PT", "pte_map_lock", "nothing (a PMD that is none)", [ACCESS, c.OP_MUNMAP]),
     Evidence("UAF_PT", "migration_entry_wait", "PTE table", [ACCESS, c.OP_MIGRATE]),
@@ -24,7 +27,7 @@ OF_EACH = (
     Evidence("UAF_OBJ", "alloc_page_vma", "Policy", [ACCESS, c.OP_MBIND]),
     Evidence("WRONG_INDEX", "", "...", [ACCESS, c.OP_MPROTECT], {"__page_add_new_anon_rmap"}),
     Evidence("LIVELOCK", "", "T2 goes on for ever", [ACCESS, c.OP_MPROTECT], fetches=True),
-    Evidence("FALSE_SIGSEGV", "", "", [ACCESS, c.OP_MPROTECT]),
+    Evidence("STATE", "", "", [ACCESS, c.OP_MPROTECT], {"spf_check_vma"}),
     Evidence("STATE", "", "", [ACCESS, ACCESS, c.OP_FORK], {"access"}),
     Evidence("STATE", "", "", [ACCESS, c.OP_MREMAP]),
     Evidence("ODD_SEQUENCE", "", "", [c.OP_MADVISE, c.OP_MADVISE], {"vm_write_begin"}),
