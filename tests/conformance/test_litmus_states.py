@@ -22,6 +22,10 @@ FEW_STATES = (
     "dontneed-munmap", "free-fault", "madvise-flags-tail", "mprotect-border",
     "mprotect-ro-fault", "mprotect-ro-reuse", "mremap-dontunmap-fault", "mremap-grow-fault",
     "munmap-fault-last-in-table", "munmap-head-index", "munmap-read-fault",
+    "collapse-store", "fork-fork", "fork-store", "mbind-fault", "mbind-first-policy",
+    "mbind-numa", "numa-hint-read", "numa-hint-write", "stale-load", "thp-split-write",
+    "thp-split-zap", "two-shared-writers", "uffd-register", "uffd-unregister", "fork-fault",
+    "numa-read-read",
 )  # fmt: skip
 #: bugs planted in the protocol that small windows show
 PLANTED = (("mprotect-ro-fault", "spf-fixed+M50"), ("mprotect-ro-reuse", "spf-fixed+M50s"))
