@@ -195,11 +195,27 @@ def sources_of(protocol: Protocol) -> dict[str, str]:
 
 @cache
 def protocol_digest(protocol: Protocol) -> str:
-    """Return a sha256 over the source of ``protocol``: a schedule fits no other."""
+    """Return a sha256 over the source of ``protocol``: a schedule fits no other.
+
+    What is said in comments and docstrings, and how lines are broken, is no part of it.
+    """
     digest = sha256()
     for name, text in sources_of(protocol).items():
-        digest.update(f"{name}\0{text}\0".encode())
+        digest.update(f"{name}\0{bare(text)}\0".encode())
     return digest.hexdigest()
+
+
+@cache
+def bare(text: str) -> str:
+    """Return the text of a module without comments and docstrings, in one layout."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def module_path(name: str) -> Path:

@@ -99,3 +99,14 @@ def test_the_digest_is_of_the_source_not_of_the_name():
     assert build.protocol_digest(one) == build.protocol_digest(other)
     assert build.protocol_digest(one) != build.protocol_digest(build.SPF_V11)
     assert build.protocol_digest(Protocol("renamed")) == build.protocol_digest(build.SPF_V11)
+
+
+def test_what_is_said_in_comments_is_no_part_of_the_digest():
+    said = hunk(
+        "spf_lock",
+        "pte_unmap_same",
+        "-    vmf.pte = None\n+    # as in the patch\n+    vmf.pte = (\n+        None\n+    )",
+    )
+    assert build.protocol_digest(Protocol("said", (said,))) == build.protocol_digest(
+        build.SPF_V11
+    )
