@@ -24,6 +24,11 @@ from spfreplay_reference.contract import (
     OP_NUMA_HINT,
 )
 
+#: an instruction fetch never gets through
+ENDLESS_FETCH: Final = "endless fetch"
+#: an access gets a SIGSEGV, and so does not what it would
+SIGNAL: Final = "signal"
+
 
 class Evidence(NamedTuple):
     """What is known of a finding.
@@ -37,7 +42,7 @@ class Evidence(NamedTuple):
     what: str
     operations: Sequence[int]
     deciding: Collection[str] = ()
-    fetches: bool = False  # the thread that does not end fetches instructions
+    wrong: str = ""  # ENDLESS_FETCH or SIGNAL, if that is all that is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class KnownDefect:
     :param operations: OP_* of which the window has ``least`` at least.
     :param only: the window has no other calls than these.
     :param deciding: functions, one of which takes one of the two decisive steps.
+    :param wrong: what alone is wrong.
     """
 
     slug: str
@@ -61,7 +67,7 @@ class KnownDefect:
     least: int = 1
     only: Collection[int] = ()
     deciding: Collection[str] = ()
-    fetches: bool = False
+    wrong: str = ""
 
     def fits(self, found: Evidence) -> bool:
         """Tell whether a finding is of this defect."""
@@ -74,7 +80,7 @@ class KnownDefect:
             and (not self.operations or enough)
             and (not self.only or set(calls) <= set(self.only))
             and (not self.deciding or not set(self.deciding).isdisjoint(found.deciding))
-            and (not self.fetches or found.fetches)
+            and (not self.wrong or self.wrong == found.wrong)
         )
 
 
@@ -172,15 +178,16 @@ V11: Final = (
         "spf18-nx-fetch-livelock",
         "an instruction fetch from a page that may not be executed is served for ever",
         "v11 19/26 and 24/26",
-        {"LIVELOCK"},
+        {"LIVELOCK", "STATE"},
         {""},
-        fetches=True,
+        wrong=ENDLESS_FETCH,
     ),
     KnownDefect(
         "spf18-sigsegv-without-revalidation",
         "SIGSEGV is sent without a second look at the sequence count",
         "v11 19/26",
         {"STATE", "FALSE_SIGSEGV"},
+        wrong=SIGNAL,
         deciding={"spf_check_vma"},  # of what it read all else is validated
     ),
     KnownDefect(

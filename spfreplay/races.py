@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from spfreplay.diff import NumberedEvent, OrdersTold, Race, RaceFinding
 from spfreplay.engines import EngineOptions
@@ -20,16 +20,25 @@ from spfreplay.engines.window import Operation
 from spfreplay.explore import Schedule
 from spfreplay.explore.schedule import count_switches
 from spfreplay.explored import Explored
-from spfreplay.known_defects import Evidence, KnownDefect, known_defect
+from spfreplay.known_defects import ENDLESS_FETCH, SIGNAL, Evidence, KnownDefect, known_defect
 from spfreplay.locate import fetch
 from spfreplay.oracles import OUTCOMES, Finding
 from spfreplay.orders import ExploredPart, Orders, schedule_digest
 from spfreplay.telling import Telling
 from spfreplay.trace.container import Trace
-from spfreplay_reference.contract import OP_ACCESS, X86_PF_INSTR
+from spfreplay_reference.contract import (
+    OP_ACCESS,
+    OUT_LIVELOCK,
+    OUT_SEGV_ACCERR,
+    OUT_SEGV_MAPERR,
+    X86_PF_INSTR,
+)
 
 Events = Callable[[Sequence[int]], list[NumberedEvent]]
 Digest = Callable[[Sequence[int]], str]
+
+
+_SIGNALS: Final = (-OUT_SEGV_MAPERR, -OUT_SEGV_ACCERR)
 
 
 class Kind(NamedTuple):
@@ -202,16 +211,30 @@ def defect_of(
 ) -> KnownDefect | None:
     """Return the known defect of ``protocol`` that a finding of an execution is one of."""
     pair = telling.decisive or ()
-    fetches = any(
-        each.tid == finding.tid and each.op == OP_ACCESS and each.args[1] & X86_PF_INSTR
-        for each in operations
-    )
     evidence = Evidence(
         finding.outcome,
         finding.place,
         finding.what,
         [each.op for each in operations],
         {step.function for step in telling.steps if step.number in pair},
-        fetches,
+        _wrong(finding, operations, telling),
     )
     return known_defect(protocol, evidence)
+
+
+def _wrong(finding: Finding, operations: Sequence[Operation], telling: Telling) -> str:
+    """Return what alone is wrong, as known defects name it; "" if it is something else."""
+    fetches = {
+        n
+        for n, each in enumerate(operations)
+        if each.op == OP_ACCESS and each.args[1] & X86_PF_INSTR
+    }
+    if finding.outcome == "LIVELOCK":
+        return ENDLESS_FETCH if any(operations[n].tid == finding.tid for n in fetches) else ""
+    near = telling.nearest
+    results = [two.fact for two in near.differences if two.fact.operation >= 0] if near else []
+    if not results:
+        return ""
+    if all(one.operation in fetches and one.value == -OUT_LIVELOCK for one in results):
+        return ENDLESS_FETCH
+    return SIGNAL if all(one.value in _SIGNALS for one in results) else ""

@@ -20,6 +20,10 @@ from spfreplay.telling import Telling, ToldFunction, ToldStep, ToldThread
 #: executions that looking for a plainer order may cost, and for the decisive pair
 _PLAINER: Final = 150
 _DECIDING: Final = 200
+#: steps of an execution beyond which neither is tried: to compare all steps with all
+#: takes minutes, and where something goes on for ever its last steps say enough
+_LONGEST: Final = 3000
+_LAST: Final = 40
 
 
 class Teller:
@@ -63,6 +67,8 @@ class Teller:
         def same(outcome: Any, _: Any) -> bool:
             return any(map(wanted, self.findings(outcome)))
 
+        if len(choices) > _LONGEST:
+            return tuple(choices)
         return straighten(self.subject, choices, same=same, tries=_PLAINER)
 
     def tell(
@@ -86,9 +92,12 @@ class Teller:
             return any(map(wanted, findings)) if wanted is not None else bool(findings)
 
         pair = None
-        if wrong(result):
-            pair = decisive(self.subject, choices, wrong, _DECIDING)
-        matter = set(pair or ()) | set(essential(perform(self.subject, choices)))
+        if len(choices) > _LONGEST:
+            matter = set(range(len(choices) - _LAST, len(choices)))
+        else:
+            if wrong(result):
+                pair = decisive(self.subject, choices, wrong, _DECIDING)
+            matter = set(pair or ()) | set(essential(perform(self.subject, choices)))
         shown = [
             step
             for step in narration.steps

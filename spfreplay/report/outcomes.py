@@ -11,6 +11,8 @@ from spfreplay.telling import Fact, Impossible, Nearest, Telling, TwoFacts
 from spfreplay.trace.events import Event
 from spfreplay_reference.contract import (
     OP_ACCESS,
+    OUT_LIVELOCK,
+    OUT_UFFD,
     OUTCOME_NAMES,
     PAGE_SHIFT,
     X86_PF_WRITE,
@@ -115,14 +117,23 @@ class Facts:
         for reason in reasons:
             yield from filled(f"{self._sentence(reason)}.")
 
+    def _said(self, fact: Fact, value: int | None) -> str:
+        """Say a value with a verb, as a sentence needs it."""
+        if fact.operation < 0 or value is None or value >= 0:
+            return self.value(fact, value)
+        if self.events[fact.operation].op != OP_ACCESS:
+            return self.value(fact, value)
+        other = {OUT_LIVELOCK: "faults for ever", OUT_UFFD: "waits for the monitor"}
+        return other.get(-value, f"gets {self.value(fact, value)}")
+
     def _sentence(self, reason: Impossible) -> str:
         fact = reason.fact
-        instead = either([self.value(fact, value) for value in reason.instead])
+        instead = either([self._said(fact, value) for value in reason.instead])
         where = "In every serial order"
         if reason.given is not None:
-            given = self.value(reason.given, reason.given.value)
+            given = self._said(reason.given, reason.given.value)
             where += f" in which {self.subject(reason.given)} {_verb(reason.given)}{given}"
-        here = self.value(fact, fact.value)
+        here = self._said(fact, fact.value)
         verb = _verb(fact)
         return f"{where}, {self.subject(fact)} {verb}{instead}; here it {verb}{here}"
 

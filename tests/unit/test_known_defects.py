@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from spfreplay.known_defects import V11, Evidence, known_defect
+from spfreplay.known_defects import ENDLESS_FETCH, SIGNAL, V11, Evidence, known_defect
 from spfreplay.mm.build import build
 from spfreplay.oracles import OUTCOMES
+from spfreplay.pipeline import diff_trace
+from spfreplay.trace.container import open_trace
 from spfreplay_reference import contract as c
 
 ACCESS = c.OP_ACCESS
@@ -16,9 +18,7 @@ OF_EACH = (
     Evidence("UAF_PT", "handle_pte_fault", "pmd table", [ACCESS, c.OP_MUNMAP]),
     Evidence("UAF_PT", "pte_alloc", "pmd table", [ACCESS, c.OP_MUNMAP]),
     Evidence("PT_LEAK", "", "mm 0: ...", [ACCESS, c.OP_MREMAP], {"do_anonymous_page"}),
-    Evidence(
-        "KERNEL_BUG", "set_collapsed_pmd", "BUG_ON", [ACCESS, c.OP_COLLAPSE], {"pte_alloc"}
-    ),
+    Evidence("KERNEL_BUG", "set_collapsed_pmd", "...", [ACCESS, c.OP_COLLAPSE], {"pte_alloc"}),
     Evidence("UAF_PT", "do_anonymous_page", "pmd table", [ACCESS, c.OP_MUNMAP]),
     Evidence("WILD_PT", "pte_map_lock", "nothing (a PMD that is none)", [ACCESS, c.OP_MUNMAP]),
     Evidence("UAF_PT", "migration_entry_wait", "PTE table", [ACCESS, c.OP_MIGRATE]),
@@ -26,8 +26,8 @@ OF_EACH = (
     Evidence("WILD_SWAP", "swap_ra_info", "...", [ACCESS, c.OP_MUNMAP]),
     Evidence("UAF_OBJ", "alloc_page_vma", "Policy", [ACCESS, c.OP_MBIND]),
     Evidence("WRONG_INDEX", "", "...", [ACCESS, c.OP_MPROTECT], {"__page_add_new_anon_rmap"}),
-    Evidence("LIVELOCK", "", "T2 goes on for ever", [ACCESS, c.OP_MPROTECT], fetches=True),
-    Evidence("STATE", "", "", [ACCESS, c.OP_MPROTECT], {"spf_check_vma"}),
+    Evidence("LIVELOCK", "", "T2 goes on", [ACCESS, c.OP_MPROTECT], wrong=ENDLESS_FETCH),
+    Evidence("STATE", "", "", [ACCESS, c.OP_MPROTECT], {"spf_check_vma"}, SIGNAL),
     Evidence("STATE", "", "", [ACCESS, ACCESS, c.OP_FORK], {"access"}),
     Evidence("STATE", "", "", [ACCESS, c.OP_MREMAP]),
     Evidence("ODD_SEQUENCE", "", "", [c.OP_MADVISE, c.OP_MADVISE], {"vm_write_begin"}),
@@ -64,19 +64,41 @@ def test_no_rule_takes_a_finding_of_another_kind(n):
         others.append(found._replace(operations=[*found.operations, c.OP_MPROTECT]))
     if rule.deciding:
         others.append(found._replace(deciding={"another_function"}))
-    if rule.fetches:
-        others.append(found._replace(fetches=False))
+    if rule.wrong:
+        others.append(found._replace(wrong=""))
     assert [other for other in others if rule.fits(other)] == []
 
 
 @pytest.mark.parametrize("n", range(len(V11)), ids=lambda n: f"{n}-{V11[n].slug}")
 def test_a_rule_asks_for_more_than_the_outcome_where_others_have_it_too(n):
     """Without any of its conditions a rule would take findings of other rules."""
-    bare = replace(
-        V11[n], places=(), objects=(), operations=(), only=(), deciding=(), fetches=False
-    )
+    bare = replace(V11[n], places=(), objects=(), operations=(), only=(), deciding=(), wrong="")
     shared = [other for m, other in enumerate(OF_EACH) if m != n and bare.fits(other)]
     assert bool(shared) <= (bare != V11[n])
+
+
+JUMP = """spfreplay text 1
+thread 1 pid=1
+thread 2 pid=1
+image 0 brk=0x5000
+exec mm0 image=0
+T1 fork T2 mm0 vm|thread
+T1 mmap 0x20000000 16K rwx private|anon|fixed = 0x20000000
+T1 write 0x20000000
+@100us+3us T2 {verb} 0x20000000
+@101us..105us T1 mprotect 0x20000000 16K {rights} = 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("verb", "rights", "known"),
+    [("fetch", "rw-", ["spf18-nx-fetch-livelock"]), ("fetch", "r-x", []), ("read", "rw-", [])],
+)
+def test_a_jump_that_mprotect_forbids_meanwhile_is_known(tmp_path, verb, rights, known):
+    path = tmp_path / "t.txt"
+    path.write_text(JUMP.format(verb=verb, rights=rights))
+    orders = diff_trace(open_trace(path)).orders
+    assert [race.known for race in orders.races] == known
 
 
 def test_places_are_functions_of_the_protocol():

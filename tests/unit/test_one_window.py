@@ -4,6 +4,7 @@ import pytest
 
 from spfreplay.cli import main
 from spfreplay.diff import DiffOptions
+from spfreplay.engines import tell
 from spfreplay.explore import ScheduleError
 from spfreplay.one_window import (
     NoSuchWindow,
@@ -202,3 +203,12 @@ def test_extract_writes_a_file_that_check_takes(tmp_path, capsys):
     assert main(["extract", trace.path, "--window", "0", "-o", str(out)]) == 0
     assert main(["check", str(out)]) == 0
     assert capsys.readouterr().out.startswith("grade A")
+
+
+def test_an_execution_of_thousands_of_steps_is_told_by_its_last_ones(tmp_path, monkeypatch):
+    trace = trace_of(tmp_path, MOVED)
+    schedule = explain_window(trace, "0").outcomes[0].schedule
+    monkeypatch.setattr(tell, "_LONGEST", 50)
+    told = replay_window(trace, "0", schedule, everything=False).telling
+    assert [step.number for step in told.steps] == [*range(told.length - 40, told.length)]
+    assert told.decisive is None

@@ -172,7 +172,7 @@ FACTS = Facts([WRITE, MUNMAP], [11, 12], ())
         ),
         (
             Impossible(Fact(1, -1, -1, 0), Fact(0, -1, -1, 0), (-OUT_SEGV_MAPERR,)),
-            "In every serial order in which #12 returns 0, #11 SIGSEGV (no mapping); "
+            "In every serial order in which #12 returns 0, #11 gets SIGSEGV (no mapping); "
             "here it stores.",
         ),
     ],
