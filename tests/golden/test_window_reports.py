@@ -77,8 +77,13 @@ DOCUMENTS = {
 }
 
 
+def without_digests(told):
+    """Return a report without what names the source of the protocol in its schedules."""
+    return re.sub(r"\bv1:[0-9a-f]{12}:", "v1:............:", told)
+
+
 def compared(name, found):
-    path = EXPECTED / name
+    path, found = EXPECTED / name, without_digests(found)
     if os.environ.get("ACCEPT"):
         path.write_text(found)
     accept = f"ACCEPT=1 .venv/bin/pytest 'tests/golden/test_window_reports.py' -k '{name}'"
