@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from spfreplay.cli.options import Budget, Duration, emit, exit_code, writing
+from spfreplay.cli.protocols import DEFAULT, ProtocolName
 
 if TYPE_CHECKING:
     from spfreplay.one_window import WindowOptions
@@ -25,9 +26,9 @@ def one_window(command: F) -> F:
         click.option("--file-faults", is_flag=True, help="As given to diff."),
         click.option(
             "--protocol",
-            type=click.Choice(["spf-v11", "locked"]),
-            default="spf-v11",
-            show_default=True,
+            type=ProtocolName(),
+            metavar="NAME",
+            default=DEFAULT,
             help="As given to diff.",
         ),
         click.option(

@@ -29,9 +29,9 @@ def from_the_root(monkeypatch):
 
 
 @cache
-def diffed(name):
+def diffed(name, **options):
     path = f"{TRACES}/{name}.txt"
-    return diff_trace(open_trace(path), DiffOptions(), path=path)
+    return diff_trace(open_trace(path), DiffOptions(**options), path=path)
 
 
 def race(name, outcome):
@@ -107,13 +107,17 @@ def test_a_window_is_told_in_80_columns_of_ascii_but_for_schedules(name):
     assert all(line.isascii() and line == line.rstrip() for line in lines)
 
 
-@pytest.mark.parametrize("name", ["mremap", "munmap"])
-def test_every_race_is_replayed_by_the_command_that_its_report_prints(name, capsys):
-    shown = text.render(diffed(name)).replace("\\\n", " ")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mremap", {}), ("munmap", {}), ("munmap", {"protocol": "spf-v11+M54", "skew": 2})],
+)
+def test_every_race_is_replayed_by_the_command_that_its_report_prints(name, options, capsys):
+    found = diffed(name, **options)
+    shown = text.render(found).replace("\\\n", " ")
     commands = re.findall(r"^ +spfreplay (replay .*)$", shown, re.MULTILINE)
     codes = [main(command.split()) for command in commands]
     verdicts = re.findall(r"^[A-Z]+(?=: tests)", capsys.readouterr().out, re.MULTILINE)
-    count = len(diffed(name).orders.races)
+    count = len(found.orders.races)
     assert (codes, verdicts) == ([1] * count, ["DIVERGED"] * count) and count >= 3
 
 
