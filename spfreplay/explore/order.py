@@ -20,6 +20,9 @@ from spfreplay.explore.loops import CALM, FAILED, WAITS
 from spfreplay.explore.subject import (
     ACQUIRE,
     ADD,
+    DROP,
+    KEEP,
+    LAST,
     READ,
     READ_ACQUIRE,
     RELEASE,
@@ -29,13 +32,17 @@ from spfreplay.explore.subject import (
 )
 
 #: the end of a shared acquire
-RELEASE_SHARED: Final = 6
+RELEASE_SHARED: Final = 9
 
-MODES: Final = 7
+MODES: Final = 10
+
+
+#: modes that may change places with one another
+_KIN: Final = ({READ_ACQUIRE, RELEASE_SHARED}, {ADD, KEEP}, {KEEP, DROP})
 
 
 def _commute(a: int, b: int) -> bool:
-    return a == b in (READ, ADD) or {a, b} <= {READ_ACQUIRE, RELEASE_SHARED}
+    return a == b == READ or any({a, b} <= kin for kin in _KIN)
 
 
 #: may the order of the two be told apart?
@@ -48,6 +55,7 @@ REVERSIBLE: Final = tuple(
         CONFLICT[later][earlier]
         and not (later in (ACQUIRE, READ_ACQUIRE) and earlier == RELEASE)
         and not (later == ACQUIRE and earlier == RELEASE_SHARED)
+        and not (later == LAST and earlier in (KEEP, DROP))
         for earlier in range(MODES)
     )
     for later in range(MODES)
