@@ -186,10 +186,10 @@ def no_content(original):
 def swapped_pages(original):
     """fork gives the child's pages of one area in the wrong order."""
 
-    def copy(parent, child, area):
-        original(parent, child, area)
+    def copy(parent, child, start, end):
+        original(parent, child, start, end)
         first = AREA // PAGE
-        if area.start == AREA:
+        if start == AREA:
             frames = child.frames
             frames[first], frames[first + 2] = frames[first + 2], frames[first]
 
@@ -197,9 +197,9 @@ def swapped_pages(original):
 
 
 def lost_count(original):
-    def copy(parent, child, area):
-        original(parent, child, area)
-        child.rss[c.MM_ANONPAGES] -= area.start == AREA
+    def copy(parent, child, start, end):
+        original(parent, child, start, end)
+        child.rss[c.MM_ANONPAGES] -= start == AREA
 
     return copy
 
@@ -235,8 +235,8 @@ BUGS = [
     (plant_reference, "_lazy_free", returns(None), 25, (1, AREA)),
     (plant_reference, "_store", no_content, 3, (1, AREA)),
     (plant_reference, "_joins", returns(False), 11, "mapping"),
-    (plant_reference, "_copy_pages", swapped_pages, 17, (2, AREA)),
-    (plant_reference, "_copy_pages", lost_count, 17, "rss"),
+    (plant_reference, "copy_pages", swapped_pages, 17, (2, AREA)),
+    (plant_reference, "copy_pages", lost_count, 17, "rss"),
     (plant_reference, "_grow_heap", no_account, 15, "mapping"),
     (plant_reference, "munmap", returns(0), 21, (2, AREA)),
 ]
