@@ -50,11 +50,13 @@ def diff_trace(
     *,
     path: str = "",
     progress: Progress | None = None,
+    explored: Progress | None = None,
     make_pair: MakePair | None = None,
 ) -> DiffResult:
     """Run both engines over ``trace`` and say where they first differ.
 
     :param progress: called with the number of events done since the last call
+    :param explored: called with the number of windows explored since the last call
     :param make_pair: builds the two players; for tests that plant bugs
     :raises ModelError: an engine failed
     """
@@ -82,12 +84,15 @@ def diff_trace(
     windows = cutter.finish()
     orders = None
     if options.explore and wide and not comparison.interrupted and divergence is None:
-        orders = explore(trace, wide, options)
+        orders = explore(trace, wide, options, explored)
     return conclude(trace, path, options, health, windows, comparison, divergence, orders)
 
 
 def explore(
-    trace: Trace, windows: Sequence[tuple[int, ...]], options: DiffOptions
+    trace: Trace,
+    windows: Sequence[tuple[int, ...]],
+    options: DiffOptions,
+    progress: Progress | None = None,
 ) -> OrdersTold:
     """Try every order of the operations that overlap, as far as the budget goes."""
     from spfreplay.orders import OrdersOptions, explore_windows
@@ -103,7 +108,7 @@ def explore(
         skew=options.skew,
         notebook=Path(options.notebook) if options.notebook else None,
     )
-    return told(trace, explore_windows(trace, windows, how), how.engine)
+    return told(trace, explore_windows(trace, windows, how, progress), how.engine)
 
 
 def both_engines(trace: Trace, options: DiffOptions) -> Pair:

@@ -13,6 +13,7 @@ from spfreplay.cli.options import (
     Budget,
     Duration,
     Place,
+    counting,
     emit,
     exit_code,
     progress,
@@ -188,7 +189,8 @@ def _one(
     trace = open_trace(path)
     options = options._replace(first=_event(trace, first), last=_event(trace, last))
     with progress(path, trace.events, quiet) as advance:
-        return diff_trace(trace, options, path=path, progress=advance)
+        explored = counting(path, "windows explored", quiet)
+        return diff_trace(trace, options, path=path, progress=advance, explored=explored)
 
 
 def _event(trace: Trace, place: tuple[int | None, int | None] | None) -> int | None:

@@ -168,6 +168,20 @@ def progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], No
         yield _heartbeat(label, total)
 
 
+def counting(label: str, what: str, quiet: bool) -> Callable[[int], None]:
+    """Return what counts things of which nobody knows how many there are, every ten seconds."""
+    done, last = 0, time.monotonic()
+
+    def count(step: int) -> None:
+        nonlocal done, last
+        done += step
+        if not quiet and time.monotonic() - last >= HEARTBEAT:
+            last = time.monotonic()
+            click.echo(f"spfreplay: {label}: {done:,} {what}", err=True)
+
+    return count
+
+
 def _heartbeat(label: str, total: int) -> Callable[[int], None]:
     done, last = 0, time.monotonic()
 
