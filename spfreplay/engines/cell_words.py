@@ -99,7 +99,7 @@ def _of_vma(vma: VmArea, field: int) -> str:
         return " ".join(write_perms(vma.vm_flags))
     if field in (s.VM_START, s.VM_END, s.VM_PGOFF):
         return f"{getattr(vma, s.FIELD_NAMES[field]):x}"
-    if field in (s.VM_SEQUENCE, s.SEQUENCE_RETRY, s.VM_REF_COUNT, s.REF_PUT):
+    if field in (s.VM_SEQUENCE, s.SEQUENCE_RETRY, s.VM_REF_COUNT):
         return str(getattr(vma, s.FIELD_NAMES[field]))
     if field == s.VM_RB:
         return "linked" if vma.vm_rb_linked else "unlinked"

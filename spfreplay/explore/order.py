@@ -20,9 +20,6 @@ from spfreplay.explore.loops import CALM, FAILED, WAITS
 from spfreplay.explore.subject import (
     ACQUIRE,
     ADD,
-    DROP,
-    KEEP,
-    LAST,
     READ,
     READ_ACQUIRE,
     RELEASE,
@@ -32,17 +29,13 @@ from spfreplay.explore.subject import (
 )
 
 #: the end of a shared acquire
-RELEASE_SHARED: Final = 9
+RELEASE_SHARED: Final = 6
 
-MODES: Final = 10
-
-
-#: modes that may change places with one another
-_KIN: Final = ({READ_ACQUIRE, RELEASE_SHARED}, {ADD, KEEP}, {KEEP, DROP})
+MODES: Final = 7
 
 
 def _commute(a: int, b: int) -> bool:
-    return a == b == READ or any({a, b} <= kin for kin in _KIN)
+    return a == b in (READ, ADD) or {a, b} <= {READ_ACQUIRE, RELEASE_SHARED}
 
 
 #: may the order of the two be told apart?
@@ -55,7 +48,6 @@ REVERSIBLE: Final = tuple(
         CONFLICT[later][earlier]
         and not (later in (ACQUIRE, READ_ACQUIRE) and earlier == RELEASE)
         and not (later == ACQUIRE and earlier == RELEASE_SHARED)
-        and not (later == LAST and earlier in (KEEP, DROP))
         for earlier in range(MODES)
     )
     for later in range(MODES)

@@ -37,12 +37,6 @@ READ_ACQUIRE: Final = 3
 RELEASE: Final = 4
 #: adds to the cell without looking at the sum: two of these may change places
 ADD: Final = 5
-#: drops a reference while it cannot be the last, and when it is not the last; and the
-#: last.  Who drops which makes no difference: these change places among themselves,
-#: and the last one comes behind all others.  An ADD may not come behind the latter two.
-KEEP: Final = 6
-DROP: Final = 7
-LAST: Final = 8
 
 
 class Subject(Protocol):

@@ -50,7 +50,6 @@ from spfreplay.mm.steps import (
     PTE,
     PTL,
     RCU_SYNC,
-    REF_PUT,
     RMW,
     SEQUENCE_RETRY,
     TRYLOCK,
@@ -76,9 +75,6 @@ ACQUIRE: Final = 2  # takes the cell, waits while another has it
 READ_ACQUIRE: Final = 3  # shares it, or waits until it is free without taking it
 RELEASE: Final = 4
 ADD: Final = 5  # adds to the cell, and does not look at the sum
-KEEP: Final = 6  # drops a reference that cannot be the last, ...
-DROP: Final = 7  # ... that is not the last, ...
-LAST: Final = 8  # ... and the last
 
 # Fields that no announcement names.
 LIFE: Final = -1
@@ -198,16 +194,7 @@ def _store_entry(table: Any, field: int, slot: int | None) -> Touches:
     return ((table, field, slot), WRITE), ((table, field), ADD), ((table, LIFE), READ)
 
 
-def _drop_reference(vma: Any) -> int:
-    """Return the mode of dropping a reference: the tree's own keeps it from being the last."""
-    if vma.vm_rb_linked:
-        return KEEP
-    return DROP if vma.vm_ref_count > 1 else LAST
-
-
 def _rmw(task: Task, obj: Any, field: int) -> Touches:
-    if field == REF_PUT:
-        return ((obj, VM_REF_COUNT), _drop_reference(obj)), ((obj, LIFE), READ)
     if field == VM_REF_COUNT and obj.vm_rb_linked:
         # The tree holds a reference: whoever drops one now does not drop the last.
         return ((obj, field), ADD), ((obj, LIFE), READ)

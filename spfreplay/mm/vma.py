@@ -20,7 +20,6 @@ from spfreplay.mm.steps import (
     MM_RB,
     MM_RB_LOCK,
     READ,
-    REF_PUT,
     RMW,
     UNLOCK,
     VM_PAGE_PROT,
@@ -181,7 +180,7 @@ def put_vma(task: Task, vma: VmArea) -> Steps[None]:
 
     Models: mm/mmap.c:put_vma(), SPF v11 18/26
     """
-    yield RMW, vma, REF_PUT
+    yield RMW, vma, VM_REF_COUNT
     vma.vm_ref_count = count = vma.vm_ref_count - 1
     if not count:
         yield from __free_vma(task, vma)

@@ -42,7 +42,7 @@ SHARED = {
     "vm_file": {"VM_FILE"}, "anon_vma": {"ANON_VMA"}, "vm_policy": {"VM_POLICY"},
     "vm_userfaultfd_ctx": {"VM_USERFAULTFD_CTX"},
     "vm_sequence": {"VM_SEQUENCE", "SEQUENCE_RETRY"},
-    "vm_ref_count": {"VM_REF_COUNT", "REF_PUT"}, "vm_rb_linked": {"VM_RB"},
+    "vm_ref_count": {"VM_REF_COUNT"}, "vm_rb_linked": {"VM_RB"},
     "anon_vma_chain": {"ANON_VMA_CHAIN"}, "num_children": {"RB_ROOT"},
     "num_active_vmas": {"RB_ROOT"}, "rb_root": {"RB_ROOT"},
     "mm_rb": {"MM_RB", "KEYS"}, "mm_users": {"MM_USERS"}, "map_count": {"MAP_COUNT"},
