@@ -16,7 +16,8 @@ field of it, and some cells belong to no single field:
   entry keep clear of those on another; for those on all of them ``(table,
   ENTRY)`` stands for what is written in it, ``(table, SOME, ENTRY)`` for what is read;
 * ``(vma, STILL, n)``: vm_sequence is n.  A comparison with a snapshot looks at
-  that and at nothing else, since the count never comes back to it.
+  that and at nothing else: under mmap_sem for write the count never comes back to
+  it.  Other writers write ``(vma, STILL)`` as well.
 
 Sums that nobody reads while others run (rss) are no cells.
 """
@@ -157,7 +158,8 @@ def _life(obj: Any) -> Touches:
 
 def _look(task: Task, obj: Any, field: int) -> Touches:
     if field == SEQUENCE_RETRY:
-        return ((obj, STILL, task.vmf.sequence), READ), ((obj, LIFE), READ)
+        snapshot = (obj, STILL, task.vmf.sequence), READ
+        return snapshot, ((obj, STILL), READ), ((obj, LIFE), READ)
     if obj.__class__ is MmStruct:
         if field == KEYS:  # a search goes by the order and by the live bounds
             return ((obj, KEYS), READ), ((obj, MM_RB), READ)
@@ -169,12 +171,15 @@ def _store(task: Task, obj: Any, field: int) -> Touches:
     if obj.__class__ is MmStruct:
         return (((obj, field), WRITE),)
     if field == VM_SEQUENCE:
-        # Whoever compares with a snapshot sees the write that made it old, no other.
+        # Whoever compares with a snapshot sees the write that made it old, no other,
+        # unless writers that do not exclude one another lose each other's counts.
         old = obj.vm_sequence
+        shared = () if obj.vm_mm.mmap_sem.writer is not None else (((obj, STILL), WRITE),)
         return (
             ((obj, field), WRITE),
             ((obj, STILL, old), WRITE),
             ((obj, STILL, old + 1), WRITE),
+            *shared,
             ((obj, LIFE), READ),
         )
     if field in (VM_START, VM_END):
