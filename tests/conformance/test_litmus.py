@@ -15,7 +15,7 @@ from spfreplay.pipeline import diff_trace
 FILES = litmus_files()
 #: cost -> the steps that the window of a file may take; all but those that are said to be
 #: sampled are explored completely
-STEPS = {"": 600_000, "slow": 6_000_000, "sampled": 1_500_000}
+STEPS = {"": 600_000, "slow": 12_000_000, "sampled": 1_500_000}
 
 
 def parametrized(*costs):
