@@ -71,7 +71,7 @@ PLANTS = [
     ),
     Plant("a locked child", "lock", "fork._copy_area", "~NOT_INHERITED", "-1"),
     Plant(
-        "fork leaves the parent's pages exclusive", "fork", "fork._copy_pages",
+        "fork leaves the parent's pages exclusive", "fork", "fork.copy_pages",
         "maps += 1\n            frame.exclusive = False", "maps += 1",
     ),
     Plant(
