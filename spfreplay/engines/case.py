@@ -14,26 +14,17 @@ from typing import Any, Final
 
 from spfreplay.engines.player import EngineOptions, Player, make_engine
 from spfreplay.engines.window import Operation, Window
+from spfreplay.footprints import NO_OPERATION
 from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay.trace.events import Columns, Event, Tables
 from spfreplay_reference.contract import (
-    OP_CACHE_ADD,
-    OP_CACHE_DEL,
-    OP_CHECKPOINT,
     OP_EXEC,
     OP_EXIT,
-    OP_FILE_SIZE,
-    OP_GAP,
-    OP_UNKNOWN_POPULATION,
 )
 from spfreplay_reference.engine import LockedKernel
 
-#: Not operations of a thread; a window goes on without them.
-_NO_OPERATION: Final = frozenset(
-    {OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION, OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE}
-)
 #: What no window is explored with: the whole address space changes hands.
-_NOT_EXPLORED: Final = {OP_EXEC: "exec", OP_EXIT: "the end of a process"}
+NOT_EXPLORED: Final = {OP_EXEC: "exec", OP_EXIT: "the end of a process"}
 
 
 class CannotCut(Exception):
@@ -105,10 +96,10 @@ def operations_of(columns: Columns, members: Sequence[int]) -> list[Operation]:
     found = []
     for number in members:
         event = columns.event(number - columns.first)
-        if event.op in _NO_OPERATION:
+        if event.op in NO_OPERATION:
             continue
-        if event.op in _NOT_EXPLORED:
-            raise CannotCut(_NOT_EXPLORED[event.op])
+        if event.op in NOT_EXPLORED:
+            raise CannotCut(NOT_EXPLORED[event.op])
         found.append(operation_of(event, number))
     if len({each.tid for each in found}) < 2:
         raise CannotCut("one thread only")

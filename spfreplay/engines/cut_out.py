@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from spfreplay.engines.case import CannotCut, Case, operation_of
+from spfreplay.engines.case import NOT_EXPLORED, CannotCut, Case, operation_of
 from spfreplay.engines.player import permits
 from spfreplay.engines.window import Operation, Window
+from spfreplay.footprints import NO_OPERATION
 from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay.mm.window_image import Call, Range, untold, window_files, window_image
 from spfreplay.trace.events import EV_NO_EFFECT, Columns, Event, File, Tables
@@ -22,22 +23,15 @@ from spfreplay_reference.contract import (
     MM_NONE,
     OP_ACCESS,
     OP_BRK,
-    OP_CACHE_ADD,
-    OP_CACHE_DEL,
-    OP_CHECKPOINT,
     OP_COLLAPSE,
     OP_EXEC,
-    OP_EXIT,
-    OP_FILE_SIZE,
     OP_FORK,
-    OP_GAP,
     OP_MIGRATE,
     OP_MLOCKALL,
     OP_MMAP,
     OP_MREMAP,
     OP_MUNLOCKALL,
     OP_SWAP_OUT,
-    OP_UNKNOWN_POPULATION,
     PAGE_SHIFT,
     PAGE_SIZE,
     PG_HUGE,
@@ -49,10 +43,6 @@ from spfreplay_reference.contract import (
 #: Of more pages no window is made.
 MOST_PAGES: Final = 16_384
 
-_NO_OPERATION: Final = frozenset(
-    {OP_CHECKPOINT, OP_GAP, OP_UNKNOWN_POPULATION, OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE}
-)
-_NOT_EXPLORED: Final = {OP_EXEC: "exec", OP_EXIT: "the end of a process"}
 _EVERYTHING: Final = frozenset({OP_MLOCKALL, OP_MUNLOCKALL})
 _ONE_PAGE: Final = frozenset({OP_ACCESS, OP_SWAP_OUT, OP_MIGRATE})
 #: Fault-around may map that many pages, aligned.
@@ -94,10 +84,10 @@ def relevant(kernel: SpeculativeKernel, events: Sequence[tuple[int, Event]]) -> 
     found = []
     known = set(kernel.mms()) | {event.a1 for _, event in events if event.op == OP_FORK}
     for number, event in events:
-        if event.op in _NO_OPERATION:
+        if event.op in NO_OPERATION:
             continue
-        if event.op in _NOT_EXPLORED:
-            raise CannotCut(_NOT_EXPLORED[event.op])
+        if event.op in NOT_EXPLORED:
+            raise CannotCut(NOT_EXPLORED[event.op])
         if event.mm not in known:
             raise CannotCut("an address space that is not known")
         if event.op == OP_ACCESS and event.flags & EV_NO_EFFECT and event.mm in kernel.mms():
