@@ -27,7 +27,7 @@ demo: $(STAMP)  ## install, then diff a shipped recording of a real threaded pro
 	@$(BIN)/spfreplay diff --quiet --budget 3000 $(DEMO) || test $$? -eq 1
 
 test: $(STAMP)  ## install, then run the tests (under three minutes)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto
 
 check: $(STAMP) $(TYPING)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

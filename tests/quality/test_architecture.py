@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,16 @@ def test_a_wrong_import_is_reported(path, source):
 def test_no_module_has_a_name_that_says_nothing():
     empty = {"utils", "common", "core", "helpers", "models", "util", "misc"}
     assert [p for p in sources() if p.stem in empty or p.parent.name in empty] == []
+
+
+def test_every_room_is_installed():
+    """An editable install forgives a room that is not listed; a wheel lacks it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    rooms = sorted(
+        ".".join(init.parent.relative_to(ROOT).parts)
+        for init in (ROOT / "spfreplay").rglob("__init__.py")
+    )
+    assert project["tool"]["setuptools"]["packages"] == [*rooms, "spfreplay_reference"]
 
 
 def test_top_level_is_fixed():
