@@ -1,0 +1,12 @@
+"""A folder of small traces that is worth keeping: content-addressed, safe under many writers.
+
+entry.py      what is known of a trace, checked, and united where two know different things
+store.py      the folder: adding, reading, removing
+minimize.py   the fewest and smallest entries with the same coverage
+merge.py      entries of other folders, none of them trusted
+"""
+
+from spfreplay.corpus.entry import BrokenEntry, Entry, united
+from spfreplay.corpus.store import Corpus
+
+__all__ = ["BrokenEntry", "Corpus", "Entry", "united"]
