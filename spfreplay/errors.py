@@ -27,6 +27,11 @@ class TraceError(SpfreplayError):
 
     def __init__(self, path: str, place: str, expected: str) -> None:
         super().__init__(f"{path}: {place}: {expected}" if place else f"{path}: {expected}")
+        self._told = (path, place, expected)
+
+    def __reduce__(self) -> tuple[type[TraceError], tuple[str, str, str]]:
+        """Travel between processes."""
+        return type(self), self._told
 
 
 class CannotError(SpfreplayError):

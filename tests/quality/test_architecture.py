@@ -14,6 +14,7 @@ HOMES = {
     "click": ("spfreplay/cli/",),
     "sortedcontainers": ("spfreplay/mm/mm_rb.py",),
     "elftools": ("spfreplay/trace/symbols.py",),
+    "distributed": ("spfreplay/cluster.py",),
     "tabulate": ("spfreplay/report/text.py",),
 }
 

@@ -1,0 +1,131 @@
+"""A Dask cluster as an executor: the optional package distributed.
+
+Tasks of a worker that dies are given to another one by the cluster itself.  A
+cluster must run the sources that we run, or its results would be those of
+another program: every task carries the digest of ours and is refused by a
+worker that has others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
+from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from spfreplay.errors import CannotError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: How long we wait for the scheduler, and then for a first worker of its.
+_PATIENCE: Final = 10.0  # seconds
+
+#: Workers of a cluster may have several threads, and an engine is none for two at a time.
+_ONE_AT_A_TIME: Final = threading.Lock()
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Executor]:
+    """Yield the cluster whose scheduler listens at ``address``.
+
+    :raises CannotError: distributed is not installed, or no scheduler answers there,
+        or it has no workers
+    """
+    client = _client(address)
+    try:
+        pool = _Cluster(client)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False)
+    finally:
+        client.close()
+
+
+def _client(address: str) -> Client:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise CannotError(
+            "a Dask cluster needs the package distributed: pip install 'spfreplay[dask]'"
+        ) from None
+    try:
+        client = Client(address, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
+        why = str(error) or type(error).__name__
+        raise CannotError(f"{address}: no Dask scheduler answers there: {why}") from error
+    try:
+        client.wait_for_workers(1, timeout=_PATIENCE)
+    except TimeoutError:
+        client.close()
+        raise CannotError(f"{address}: the cluster has no worker") from None
+    return client
+
+
+class _Cluster(Executor):
+    """``Client.get_executor``, whose tasks check who does them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._inner = client.get_executor(pure=False)
+
+    @property
+    def workers(self) -> int:
+        """Return how many tasks the cluster does at the same time, now."""
+        return sum(self._client.nthreads().values()) or 1
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call ``fn`` in the cluster."""
+        theirs: Future[T] = self._inner.submit(_there, sources(), fn, args, kwargs)
+        ours: Future[T] = Future()
+        ours.add_done_callback(lambda _: theirs.cancel() if ours.cancelled() else None)
+        theirs.add_done_callback(lambda _: _follow(ours, theirs))
+        return ours
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; :param wait: until all that were taken are answered."""
+        self._inner.shutdown(wait=wait and not cancel_futures)
+
+
+def _follow(ours: Future[T], theirs: Future[T]) -> None:
+    """Settle ``ours`` as ``theirs`` is; a task that the cluster lost has lost its worker."""
+    with suppress(InvalidStateError):  # cancelled meanwhile
+        if theirs.cancelled():
+            ours.set_exception(BrokenExecutor("was lost with the cluster"))
+        elif (error := theirs.exception()) is None:
+            ours.set_result(theirs.result())
+        elif type(error).__name__ == "KilledWorker":
+            ours.set_exception(BrokenExecutor("of the cluster died again and again"))
+        else:
+            ours.set_exception(error)
+
+
+@cache
+def sources() -> str:
+    """Return a digest of the sources that this process runs."""
+    import spfreplay
+    import spfreplay_reference
+
+    digest = sha256()
+    for package in (spfreplay, spfreplay_reference):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _there(expected: str, fn: Callable[..., T], args: Any, kwargs: Any) -> T:
+    """Call ``fn``, in a worker of the cluster."""
+    if sources() != expected:
+        raise CannotError("a worker of the cluster runs other sources of spfreplay than we do")
+    with _ONE_AT_A_TIME:
+        return fn(*args, **kwargs)

@@ -1,0 +1,166 @@
+"""The same results from this process, from processes, and after workers have died."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import executor_tasks as tasks
+import pytest
+
+from spfreplay.errors import CannotError, ModelError, TraceError
+from spfreplay.executors import WorkerDied, as_done, executor, in_order
+
+
+@pytest.fixture(scope="module")
+def two():
+    with executor(2) as pool:
+        yield pool
+
+
+def test_one_job_is_this_process():
+    with executor(1) as pool:
+        assert list(in_order(pool, tasks.process, [0])) == [os.getpid()]
+
+
+def test_two_jobs_are_other_processes(two):
+    assert os.getpid() not in set(in_order(two, tasks.process, range(8)))
+
+
+def test_results_come_in_the_order_of_the_items(two):
+    assert list(in_order(two, tasks.slowest_first, range(20))) == list(range(20))
+
+
+def test_each_result_comes_with_its_item(two):
+    expected = {(number, number * number) for number in range(20)}
+    assert set(as_done(two, tasks.square, range(20))) == expected
+
+
+def test_who_is_done_first_comes_first(two):
+    assert next(as_done(two, tasks.slowest_first, range(4))) != (0, 0)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("come", [in_order, as_done])
+def test_no_more_is_submitted_than_asked_for(jobs, come):
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with executor(jobs) as pool:
+        results = come(pool, tasks.square, items(), ahead=3)
+        next(results)
+        assert len(taken) == (1 if jobs == 1 else 3)
+        results.close()
+
+
+def test_any_executor_will_do():
+    with ThreadPoolExecutor(2) as pool:
+        assert list(in_order(pool, tasks.square, range(5))) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_exception_comes_where_its_result_would(jobs):
+    with executor(jobs) as pool:
+        results = in_order(pool, tasks.refuse, range(9))
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(TraceError, match=r"^a\.txt: 1:1: expected a trace$"):
+            next(results)
+
+
+def test_an_exception_that_does_not_travel_is_told(two):
+    with pytest.raises(ModelError, match="Secret: short"):
+        list(in_order(two, tasks.secret, [0]))
+
+
+@pytest.mark.parametrize("come", [in_order, as_done])
+def test_an_item_whose_worker_died_is_done_by_another(two, tmp_path, come):
+    items = [(str(tmp_path / "died"), number) for number in range(10)]
+    results = list(come(two, tasks.dies_once, items))
+    numbers = [each if come is in_order else each[1] for each in results]
+    assert sorted(numbers) == list(range(10))
+    assert (tmp_path / "died").exists()
+
+
+def test_an_item_that_kills_its_workers_is_an_error_that_says_so(two):
+    with pytest.raises(WorkerDied, match=r"was killed by SIGKILL \(out of memory\?\), 3 times"):
+        list(in_order(two, tasks.dies, range(5)))
+
+
+def test_others_do_not_suffer_from_an_item_that_kills(two):
+    done = []
+    with pytest.raises(WorkerDied):
+        for item, _ in as_done(two, tasks.dies, range(5)):
+            done.append(item)
+    assert 2 not in done
+    assert sorted(in_order(two, tasks.square, range(3))) == [0, 1, 4]
+
+
+def alive(pids):
+    """Those of ``pids`` that still run; a zombie does not."""
+    found = []
+    for pid in pids:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        if stat.rpartition(") ")[2][0] != "Z":
+            found.append(pid)
+    return found
+
+
+def until(condition, seconds=20.0):
+    """Wait for ``condition``; a limit for what would hang, not a measure."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not (found := condition()):
+        time.sleep(0.02)
+    return found
+
+
+CAMPAIGN = """
+import sys
+sys.path.insert(0, {here!r})
+import executor_tasks
+from spfreplay.executors import executor, in_order
+if __name__ == "__main__":
+    with executor(2) as pool:
+        list(in_order(pool, executor_tasks.says_who_and_waits, [sys.argv[1]] * 9))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_is_left_however_ours_ends(tmp_path, how):
+    script = tmp_path / "campaign.py"
+    script.write_text(CAMPAIGN.format(here=str(Path(__file__).parent)))
+    folder = tmp_path / "who"
+    folder.mkdir()
+    ours = subprocess.Popen(
+        [sys.executable, script, folder], stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert until(lambda: len(list(folder.iterdir())) == 2)
+    theirs = [int(path.name) for path in folder.iterdir()]
+    assert len(alive(theirs)) == 2
+    if how == signal.SIGINT:
+        os.killpg(ours.pid, how)  # as a terminal does
+    else:
+        ours.send_signal(how)
+    _, complaints = ours.communicate(timeout=20)
+    assert until(lambda: not alive(theirs))
+    told = [line for line in complaints.decode().splitlines() if "Error" in line]
+    assert told == []
+    assert complaints.count(b"KeyboardInterrupt") == (how == signal.SIGINT)
+
+
+def test_without_distributed_a_cluster_is_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(CannotError, match=r"pip install 'spfreplay\[dask\]'"),
+        executor(1, "x:1"),
+    ):
+        pass
