@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from hashlib import sha256
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, Final
 
 from spfreplay.engines.judge import Illegal
 from spfreplay.engines.subject import FrozenImage, Result
-from spfreplay.errors import TraceError
+from spfreplay.errors import CannotError, TraceError
 from spfreplay.explore import Schedule, Witness
 from spfreplay.explore.schedule import read_runs, write_runs
 from spfreplay.explored import Explored
@@ -32,16 +33,15 @@ class Notebook:
 
     :param manner: what an exploration depends on besides the window.
     :raises TraceError: the file is something else
+    :raises CannotError: it cannot be written
     """
 
     def __init__(self, path: Path, manner: tuple[object, ...]) -> None:
         self.path = path
         self.manner = repr(manner)
         self._known: dict[str, Any] = {}
-        if path.exists():
-            self._read()
-        else:
-            path.write_text(_FIRST + "\n", encoding="utf-8")
+        prepare(path)
+        self._read()
 
     def explored(self, window: object) -> Explored | None:
         """Return what came of a window, if that is known."""
@@ -51,22 +51,50 @@ class Notebook:
     def add(self, window: object, explored: Explored) -> None:
         """Write down what came of a window."""
         line = json.dumps({"window": self._name(window), "explored": plain(explored)})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise _cannot(self.path, error) from error
 
     def _name(self, window: object) -> str:
         return sha256(f"{self.manner} {window!r}".encode()).hexdigest()
 
     def _read(self) -> None:
         with self.path.open(encoding="utf-8", errors="replace") as file:
-            if file.readline().rstrip("\n") != _FIRST:
-                raise TraceError(str(self.path), "1:1", f"expected {_FIRST!r}")
+            file.readline()
             for line in file:
                 try:
                     row = json.loads(line)
                     self._known[row["window"]] = row["explored"]
                 except (ValueError, TypeError, KeyError):
                     continue  # cut off in the middle of a write
+
+
+def prepare(path: Path) -> None:
+    """Begin a notebook, or see that one can be gone on with: before hours go into it.
+
+    :raises TraceError: the file is something else
+    :raises CannotError: it cannot be written
+    """
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            first = file.read(len(_FIRST) + 1)
+            if not first:
+                file.write(f"{_FIRST}\n".encode())
+            elif first != f"{_FIRST}\n".encode():
+                raise TraceError(str(path), "1:1", f"expected {_FIRST!r}")
+            else:
+                file.seek(-1, SEEK_END)
+                if file.read() != b"\n":
+                    file.write(b"\n")  # the next line is one of its own
+    except OSError as error:
+        raise _cannot(path, error) from error
+
+
+def _cannot(path: Path, error: OSError) -> CannotError:
+    return CannotError(f"{path}: no notebook can be kept there: {error.strerror}")
 
 
 def plain(explored: Explored) -> dict[str, Any]:

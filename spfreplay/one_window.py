@@ -178,7 +178,9 @@ def explain_window(trace: Trace, name: str, options: WindowOptions | None = None
     """
     options = options or WindowOptions()
     part, case = find(trace, name, options)
-    steps = options.steps or (None if options.seconds else MOST_STEPS)
+    steps = options.steps
+    if steps is None and options.seconds is None:
+        steps = MOST_STEPS
     found = judge(
         case,
         Budget(steps=steps, seconds=options.seconds),

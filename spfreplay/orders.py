@@ -188,7 +188,8 @@ class _Explorer:
 
     def _explore(self, distinct: dict[object, Case]) -> None:
         """Explore windows until the time is over."""
-        steps = self.options.steps or share(len(distinct))
+        steps = self.options.steps
+        steps = share(len(distinct)) if steps is None else steps
         options = self.options._replace(steps=steps)
         if options.notebook is not None:
             self.notebook = Notebook(options.notebook, _manner(options))

@@ -59,8 +59,13 @@ def diff_trace(
     :param explored: called with the number of windows explored since the last call
     :param make_pair: builds the two players; for tests that plant bugs
     :raises ModelError: an engine failed
+    :raises CannotError: no notebook can be kept where the options say
     """
     options = options or DiffOptions()
+    if options.explore and options.notebook:
+        from spfreplay.notebook import prepare
+
+        prepare(Path(options.notebook))
     build = make_pair or both_engines
     wide: list[tuple[int, ...]] = []
     cutter = Cutter(earliest_enters(trace), trace.tables.images, options.skew, wide.append)

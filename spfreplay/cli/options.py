@@ -113,17 +113,27 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return round(float(found[1]) * _NS[found[2] or "ns"])
 
 
+class TimeLimit(Duration):
+    """A time as :class:`Duration` reads it, but more than nothing."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        ns = super().convert(value, param, ctx)
+        if not ns:
+            self.fail(f"{value!r} is no budget: it must be more than nothing", param, ctx)
+        return ns
+
+
 class Budget(click.ParamType):  # type: ignore[type-arg]
-    """A time like ``30s``, or a number of steps: (seconds, steps)."""
+    """A time like ``30s``, or a number of steps, more than nothing: (seconds, steps)."""
 
     name = "time|steps"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float | None, int | None]:
         if isinstance(value, tuple):
             return value[0], value[1]
-        if value.isdecimal():
+        if value.isdecimal() and int(value):
             return None, int(value)
-        return Duration().convert(value, param, ctx) / 1e9, None
+        return TimeLimit().convert(value, param, ctx) / 1e9, None
 
 
 class Place(click.ParamType):  # type: ignore[type-arg]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from spfreplay.cli import complain
-from spfreplay.cli.options import HEARTBEAT, Duration, emit, talking
+from spfreplay.cli.options import HEARTBEAT, TimeLimit, emit, talking
 from spfreplay.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_MATCH, CannotError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ _UNTIL_BUDGET: Final = 10**9
     show_default=True,
     help="Operations of each program.",
 )
-@click.option("--budget", type=Duration(), help="Begin no program after this time, like 30s.")
+@click.option("--budget", type=TimeLimit(), help="Begin no program after this time, like 30s.")
 @click.option(
     "--engine",
     type=click.Choice(["reference", "spf-v11", "both"]),

@@ -137,12 +137,40 @@ def test_limits_are_read_and_told(capsys):
 @pytest.mark.parametrize(
     "wrong",
     [["--skew", "fast"], ["--range", "5"], ["--range", "9-3"], ["--from", "x"],
-     ["--protocol", "v13"], ["--image-every", "-1"], []],
+     ["--protocol", "v13"], ["--image-every", "-1"], ["--budget", "-1"], []],
 )  # fmt: skip
 def test_wrong_arguments_are_usage_errors(capsys, wrong):
     code, out, err = run(capsys, "diff", *wrong, *([TRUE] if wrong else []))
     assert (code, out) == (2, "")
     assert "Error: " in err
+
+
+@pytest.mark.parametrize("budget", ["0", "00", "0s", "0.0ms", "0.4ns"])
+@pytest.mark.parametrize(
+    "verb", [["diff", TRUE], ["explain", TRUE, "--window", "0"], ["oracle"]], ids=lambda v: v[0]
+)
+def test_no_budget_is_nothing(capsys, verb, budget):
+    code, out, err = run(capsys, *verb, "--budget", budget)
+    assert (code, out) == (2, "")
+    assert f"'{budget}' is no budget: it must be more than nothing" in err
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "line"),
+    [
+        ("/nowhere/book", 5, "/nowhere/book: no notebook can be kept there: No such file"),
+        ("{tmp}/list", 3, "{tmp}/list: 1:1: expected 'spfreplay notebook 1'"),
+        ("/sys/kernel/book", 5, "/sys/kernel/book: no notebook can be kept there: "),
+    ],
+)
+def test_where_no_notebook_can_be_is_told_before_anything_is_played(
+    capsys, monkeypatch, tmp_path, target, code, line
+):
+    (tmp_path / "list").write_text("shopping\n")
+    monkeypatch.setattr("spfreplay.compare.Comparison.feed", None)
+    found = run(capsys, "diff", "-q", "--resume", target.format(tmp=tmp_path), TRUE)
+    assert (found[0], found[1], found[2].count("\n")) == (code, "", 1)
+    assert found[2].startswith(f"spfreplay: {line.format(tmp=tmp_path)}")
 
 
 @pytest.mark.parametrize(
