@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from spfreplay.protocols import definitions
 from spfreplay_reference.contract import (
     OP_ACCESS,
     OP_BRK,
@@ -226,10 +227,8 @@ V11: Final = (
     ),
 )
 
-#: protocol -> the defects it is known to have
-KNOWN: Final = {"spf-v11": V11}
-
 
 def known_defect(protocol: str, found: Evidence) -> KnownDefect | None:
     """Return the known defect of ``protocol`` that a finding is one of."""
-    return next((each for each in KNOWN.get(protocol, ()) if each.fits(found)), None)
+    known = definitions()[protocol].known if protocol in definitions() else ()
+    return next((each for each in known if each.fits(found)), None)

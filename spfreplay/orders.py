@@ -253,7 +253,7 @@ def _told(part: Part, case: Case | None) -> ExploredPart:
 
 def _manner(options: OrdersOptions) -> tuple[object, ...]:
     """Return what an exploration depends on besides the window."""
-    engine = options.engine._replace(form="window")
+    engine = sourced(options.engine)
     return engine, options.steps, options.seed, options.strategy, options.preemptions
 
 
@@ -266,9 +266,14 @@ def _named(case: Case) -> tuple[Case, object]:
 
 def schedule_digest(trace: Trace, members: Sequence[int], engine: EngineOptions) -> str:
     """Name what a schedule belongs to: the trace, the events, the source under test."""
-    engine = engine._replace(form="window", protocol=protocol_digest(engine.protocol))
-    what = repr((trace.sha256, tuple(members), engine))
+    what = repr((trace.sha256, tuple(members), sourced(engine)))
     return sha256(what.encode()).hexdigest()[:12]
+
+
+def sourced(engine: EngineOptions) -> EngineOptions:
+    """Return options that are equal where the source under test and its switches are."""
+    source = protocol_digest(engine.protocol)
+    return engine._replace(form="window", protocol=source, file_faults=engine.serves_files)
 
 
 def workers() -> int:

@@ -32,6 +32,7 @@ from spfreplay.engines import (
     patient_collector,
 )
 from spfreplay.locate import Pair, fetch, locate
+from spfreplay.protocols import definition
 from spfreplay.selection import select
 from spfreplay.trace.container import Trace
 from spfreplay.trace.health import HEALTH_COLUMNS, Examination, Health
@@ -88,7 +89,8 @@ def diff_trace(
     health = examination.finish()
     windows = cutter.finish()
     orders = None
-    if options.explore and wide and not comparison.interrupted and divergence is None:
+    legal = definition(options.protocol).reference  # each of its orders is legal
+    if options.explore and wide and not (legal or comparison.interrupted or divergence):
         orders = explore(trace, wide, options, explored)
     return conclude(trace, path, options, health, windows, comparison, divergence, orders)
 
@@ -173,7 +175,7 @@ def conclude(
         command=trace.tables.header.command,
         options=options,
         verdict=DIVERGED if divergence else UNKNOWN if caps else MATCH,
-        scope=scope_of(windows, orders),
+        scope=scope_of(windows, orders, options.protocol),
         caps=tuple(caps),
         divergence=divergence,
         numbers=comparison.tally.numbers(comparison.images, comparison.pages),
@@ -191,9 +193,9 @@ def conclude(
     return replace(result, verdict=DIVERGED) if result.new_races else result
 
 
-def scope_of(windows: WindowStats, orders: OrdersTold | None) -> str:
+def scope_of(windows: WindowStats, orders: OrdersTold | None, protocol: str) -> str:
     """Return how far "no divergence" reaches."""
-    if not windows.in_wide_windows:
+    if not windows.in_wide_windows or definition(protocol).reference:
         return "complete"
     if orders is None:
         return "recorded"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from spfreplay.errors import ModelError
+from spfreplay.protocols import definition
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import EV_NO_EFFECT, EV_NO_RESULT, Columns, Tables
 from spfreplay_reference.contract import (
@@ -52,8 +53,6 @@ from spfreplay_reference.contract import (
     InitialImage,
     Region,
 )
-
-PROTOCOLS: Final = ("spf-v11", "locked")
 
 #: Outcomes that the driver gives where no engine was asked.
 OUT_NOT_REPLAYED: Final = 28  # the reason is an index into SKIP_REASONS
@@ -149,6 +148,11 @@ class EngineOptions(NamedTuple):
     speculate_single_threaded: bool = False
     form: Literal["straight", "window"] = "straight"
 
+    @property
+    def serves_files(self) -> bool:
+        """Are file faults served speculatively: asked for, or what the protocol is?"""
+        return self.file_faults or definition(self.protocol).file_faults
+
 
 class Mismatch(NamedTuple):
     """A call whose computed result is not the recorded one."""
@@ -175,14 +179,15 @@ def make_engine(protocol: str, tables: Tables, options: EngineOptions | None = N
         from spfreplay.mm.kernel import SpeculativeKernel
         from spfreplay.mutations import protocol as patched
 
-        options = options or EngineOptions()
+        source = patched(protocol)
+        options = (options or EngineOptions())._replace(protocol=protocol)
         engine = SpeculativeKernel(
             profile,
             files,
             speculate_single_threaded=options.speculate_single_threaded,
-            file_faults=options.file_faults,
+            file_faults=options.serves_files,
             form=options.form,
-            protocol=patched(protocol),
+            protocol=source,
         )
     result: Engine = engine
     return result

@@ -20,7 +20,8 @@ class Edit(NamedTuple):
     """Lines of one function of the protocol, and what stands in their place.
 
     :param function: "" for a statement of the module itself, an import.
-    :param anchor: the lines as they stand in the source, indented as there.
+    :param anchor: the lines as they stand in the source, indented as there; none: the
+        whole function, or the end of the module.
     """
 
     module: str
@@ -43,8 +44,12 @@ def patched(text: str, edits: Iterable[Edit]) -> str:
     """
     lines = text.splitlines()
     for edit in edits:
-        at = place_of(lines, edit)
-        lines[at : at + len(edit.anchor)] = edit.replacement
+        if edit.anchor:
+            at = place_of(lines, edit)
+            lines[at : at + len(edit.anchor)] = edit.replacement
+        else:
+            first, last = bounds(lines, edit) if edit.function else (len(lines), len(lines))
+            lines[first:last] = ("", "", *edit.replacement, "", "")
     return "\n".join((*lines, ""))
 
 

@@ -15,7 +15,7 @@ The modules::
 from spfreplay.mutations.catalogue import ALIASES, FIXES, MUTATIONS, NOT_HERE, PAIRS, PATCHES
 from spfreplay.mutations.patch import Absent, Patch, PatchError, Prediction
 from spfreplay.mutations.protocols import (
-    BASES,
+    bases,
     build,
     find,
     mutated,
@@ -27,7 +27,6 @@ from spfreplay.mutations.protocols import (
 
 __all__ = [
     "ALIASES",
-    "BASES",
     "FIXES",
     "MUTATIONS",
     "NOT_HERE",
@@ -37,6 +36,7 @@ __all__ = [
     "Patch",
     "PatchError",
     "Prediction",
+    "bases",
     "build",
     "find",
     "mutated",

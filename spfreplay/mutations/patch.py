@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import dedent
 from typing import Final, Literal, NamedTuple
 
 from spfreplay.errors import ModelError
@@ -101,3 +102,8 @@ def hunk(module: str, function: str, text: str) -> Edit:
         if mark != "-":
             replacement.append(rest)
     return Edit(module, function, tuple(anchor), tuple(replacement))
+
+
+def instead(module: str, function: str, text: str) -> Edit:
+    """Put ``text``, whole functions, in the place of one; of none: at the end of a module."""
+    return Edit(module, function, (), tuple(dedent(text).strip("\n").split("\n")))

@@ -10,18 +10,14 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import unified_diff as differences
 from functools import cache
-from typing import Final
 
 from spfreplay.mm import build as builder
 from spfreplay.mm.build import SPF_V11, Form, Namespace
 from spfreplay.mm.opening import BuildError
 from spfreplay.mm.patching import Protocol
-from spfreplay.mutations.catalogue import ALIASES, FIXES, PATCHES, absent
+from spfreplay.mutations.catalogue import ALIASES, PATCHES, absent
 from spfreplay.mutations.patch import Patch, PatchError
-
-FIXED: Final = "spf-fixed"
-#: base -> the fixes that make it of v11
-BASES: Final = {SPF_V11.name: (), FIXED: FIXES}
+from spfreplay.protocols import definitions
 
 
 @cache
@@ -37,9 +33,9 @@ def protocol(name: str) -> Protocol:
         twice = next(each.id for each in patches if patches.count(each) > 1)
         raise PatchError(f"{name}: {twice} is there twice")
     left_out = {each for patch in patches for each in patch.without}
-    fixes = [fix for fix in BASES[base] if fix.id not in left_out]
-    missing = left_out - {fix.id for fix in BASES[base]}
-    if missing and base == FIXED:
+    fixes = [fix for fix in bases()[base] if fix.id not in left_out]
+    missing = left_out - {fix.id for fix in bases()[base]}
+    if missing and bases()[base]:
         raise PatchError(f"{name}: {min(missing)} is no fix of {base}")
     if name == SPF_V11.name:
         return SPF_V11
@@ -52,14 +48,21 @@ def protocol(name: str) -> Protocol:
     return made
 
 
+def bases() -> dict[str, tuple[Patch, ...]]:
+    """Return each protocol that patches can be made to, with what makes it of spf-v11."""
+    return {one.name: one.patches for one in definitions().values() if not one.reference}
+
+
 def split(name: str) -> tuple[str, tuple[str, ...]]:
     """Return the base of a protocol's name, and the ids of its patches.
 
     :raises PatchError: no such base.
     """
     base, *ids = name.split("+")
-    if base not in BASES:
-        raise PatchError(f"no protocol called {base!r}; there are {', '.join(BASES)}")
+    if base not in bases():
+        locked = f"{base} is the reference and has no source of its own"
+        reason = locked if base in definitions() else f"no protocol called {base!r}"
+        raise PatchError(f"{reason}; there are {', '.join(bases())}")
     return base, tuple(one for each in ids for one in ALIASES.get(each, each).split("+"))
 
 
@@ -99,7 +102,10 @@ def build(name: str, form: Form) -> Namespace:
 
 
 def protocol_digest(name: str) -> str:
-    """Return a sha256 over the source of the protocol called ``name``."""
+    """Return a sha256 over the source of the protocol called ``name``.
+
+    How it is switched is no part of it: see ``EngineOptions``.
+    """
     return builder.protocol_digest(protocol(name))
 
 

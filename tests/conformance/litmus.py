@@ -10,12 +10,12 @@ The answer stands in comments at the top of the file::
     # legal: write=ok munmap=0 | 0x20001000 none
     # legal: write=SEGV_MAPERR munmap=0 | 0x20001000 none
 
-``Question``, ``Source`` and a ``Result`` for v11 are required (of its published fixes
-it is Never if nothing is said), and a ``Twin``: spf-fixed with a bug planted, which
-shows the outcomes named (maybe among others), or another file; in either a Never is a
-Sometimes, or the other way round.  After Sometimes come outcomes of
-``spfreplay.oracles``, each with ``in FUNCTION`` if it matters where; a line that ends
-in a comma goes on in the next one.
+``Question``, ``Source`` and a ``Result`` for v11 are required (of another protocol it
+is that of the one whose ``answers`` it has, or Never, if nothing is said), and a
+``Twin``: spf-fixed with a bug planted, which shows the outcomes named (maybe among
+others), or another file; in either a Never is a Sometimes, or the other way round.
+After Sometimes come outcomes of ``spfreplay.oracles``, each with ``in FUNCTION`` if it
+matters where; a line that ends in a comma goes on in the next one.
 ``# Cost: slow`` keeps a file out of the default run; ``sampled`` does, too, and says
 that the window is too wide to be explored completely.
 
@@ -39,6 +39,7 @@ from spfreplay.engines.case import Case, from_prefix
 from spfreplay.engines.subject import Result
 from spfreplay.engines.window import Operation
 from spfreplay.oracles import OUTCOMES
+from spfreplay.protocols import definition
 from spfreplay.trace.container import Trace, open_trace
 from spfreplay.trace.verbs import VERBS
 from spfreplay.windows import cut
@@ -92,12 +93,10 @@ class Litmus:
     legal: dict[Legal, str] = field(default_factory=dict)
 
     def result(self, protocol: str) -> str:
-        """Return what the file says of a protocol; of the fixed one, Never if nothing."""
-        return (
-            self.results[protocol]
-            if protocol == "spf-v11"
-            else self.results.get(protocol, NEVER)
-        )
+        """Return what the file says of a protocol, or of the one that it answers like."""
+        stated = self.results.get(protocol)
+        like = definition(protocol).answers
+        return stated or (self.result(like) if like else NEVER)
 
     @property
     def window(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 from litmus import LITMUS, NEVER, Words, disagreement, litmus_files, missing, read_litmus
+from protocol_folders import TOYS, protocols_of
 
 from spfreplay.diff import DiffOptions
 from spfreplay.engines.judge import judge
@@ -11,6 +12,7 @@ from spfreplay.engines.player import EngineOptions
 from spfreplay.explore import Budget
 from spfreplay.mutations import PatchError, protocol
 from spfreplay.pipeline import diff_trace
+from spfreplay.protocols import definitions
 
 FILES = litmus_files()
 #: cost -> the steps that the window of a file may take; all but those that are said to be
@@ -104,6 +106,34 @@ def test_the_answer_is_the_one_stated_where_it_takes_long(path):
 @each(parametrized(""))
 def test_the_fixed_protocol_has_the_answer_stated(path):
     assert stated_answer(path, "spf-fixed") == AGREED
+
+
+#: beyond v11 itself and its fixes, which have tests of their own
+OTHERS = [
+    one.name
+    for one in definitions().values()
+    if not one.reference and one.name not in ("spf-v11", "spf-fixed")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+@each(parametrized(""))
+def test_another_protocol_has_the_answer_stated(path, name):
+    assert stated_answer(path, name) == AGREED
+
+
+def test_a_protocol_that_is_one_module_has_answers(tmp_path):
+    """All that it takes: the module, and a ``Result`` where it is not like its model."""
+    path = tmp_path / "munmap-fault.txt"
+    text = (LITMUS / path.name).read_text()
+    with protocols_of(TOYS):
+        path.write_text(text)
+        assert "not stated: PTE_OUTSIDE_VMA" in stated_answer(path, "spf-hasty")["result"]
+        path = path.with_stem("munmap-fault-hasty")
+        left = "PTE_OUTSIDE_VMA, LOST_PTE, RSS_MISMATCH, STATE"  # a page that munmap missed
+        path.write_text(f"{text}# Result spf-hasty: Sometimes {left}\n")
+        assert stated_answer(path, "spf-hasty") == AGREED
 
 
 def is_there(name):

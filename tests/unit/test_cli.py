@@ -192,7 +192,10 @@ def test_a_protocol_is_a_base_and_patches(capsys, how, protocol):
     [
         (["--protocol", "spf-fixed+M99"], "no patch 'M99'"),
         (["--mutate", "M15"], "M15 (protection keys) is not here: they have no model"),
-        (["--protocol", "locked", "--mutate", "M50"], "no protocol called 'locked'"),
+        (
+            ["--protocol", "locked", "--mutate", "M50"],
+            "locked is the reference and has no source",
+        ),
     ],
 )
 def test_a_patch_that_does_not_exist_is_told(capsys, how, complaint):
