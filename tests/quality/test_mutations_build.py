@@ -11,9 +11,10 @@ from spfreplay.mm.build import sources_of
 from spfreplay.mm.patching import Protocol
 from spfreplay.mutations import MUTATIONS, PAIRS, build, protocol
 from spfreplay.mutations.patch import hunk
+from spfreplay.protocols import definitions
 
 NAMES = [
-    "spf-fixed",
+    *(one.name for one in definitions().values() if not one.reference),
     *(f"{patch.base}+{patch.id}" for patch in MUTATIONS),
     *(pair.name for pair in PAIRS),
 ]
