@@ -28,6 +28,7 @@ VERBS: Final = {
     "explain": ("spfreplay.cli.window:explain", "List what one window can come to."),
     "replay": ("spfreplay.cli.window:replay", "Perform one order of a window, step by step."),
     "extract": ("spfreplay.cli.window:extract", "Write one window as a trace of its own."),
+    "anonymize": ("spfreplay.cli.anonymize:anonymize", "Write a trace that may be shown."),
     "oracle": ("spfreplay.cli.oracle:oracle", "Let this kernel judge the engines."),
 }
 

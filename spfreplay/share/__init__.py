@@ -1,0 +1,1 @@
+"""Traces for other people: anonymous, or cut down to what matters."""
