@@ -164,11 +164,11 @@ class _Explorer:
         for part in parts:
             key, case = None, part.case
             if case is not None:
-                named, key = _named(case)
+                small, key = renamed(case)
                 times[key] += 1
                 if key in distinct:
                     part = replace(part, case=None)  # the first stands for them all
-                distinct.setdefault(key, named)
+                distinct.setdefault(key, small)
             todo.append((key, _told(part, case)))
         orders = Orders(distinct=len(distinct), passed_over=self.passed_over)
         # What comes often is looked at first, in case not everything can be.
@@ -257,7 +257,7 @@ def _manner(options: OrdersOptions) -> tuple[object, ...]:
     return engine, options.steps, options.seed, options.strategy, options.preemptions
 
 
-def _named(case: Case) -> tuple[Case, object]:
+def renamed(case: Case) -> tuple[Case, object]:
     """Return the case to explore in the place of ``case``, and its name."""
     with suppress(NoCanonicalForm):
         case = canonical(case)

@@ -29,6 +29,7 @@ VERBS: Final = {
     "replay": ("spfreplay.cli.window:replay", "Perform one order of a window, step by step."),
     "extract": ("spfreplay.cli.window:extract", "Write one window as a trace of its own."),
     "anonymize": ("spfreplay.cli.anonymize:anonymize", "Write a trace that may be shown."),
+    "mutants": ("spfreplay.cli.mutants:mutants", "Say which check of the protocol is needed."),
     "oracle": ("spfreplay.cli.oracle:oracle", "Let this kernel judge the engines."),
 }
 

@@ -165,7 +165,9 @@ class AddressRange(click.ParamType):  # type: ignore[type-arg]
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+def progress(
+    label: str, total: int, quiet: bool, what: str = "events"
+) -> Iterator[Callable[[int], None]]:
     """Show how far it is: a bar on a terminal, else a line every ten seconds."""
     if quiet:
         yield lambda done: None
@@ -175,7 +177,7 @@ def progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], No
         ) as bar:
             yield bar.update
     else:
-        yield _heartbeat(label, total)
+        yield _heartbeat(label, total, what)
 
 
 def counting(label: str, what: str, quiet: bool) -> Callable[[int], None]:
@@ -192,7 +194,7 @@ def counting(label: str, what: str, quiet: bool) -> Callable[[int], None]:
     return count
 
 
-def _heartbeat(label: str, total: int) -> Callable[[int], None]:
+def _heartbeat(label: str, total: int, what: str) -> Callable[[int], None]:
     done, last = 0, time.monotonic()
 
     def beat(step: int) -> None:
@@ -200,6 +202,6 @@ def _heartbeat(label: str, total: int) -> Callable[[int], None]:
         done += step
         if time.monotonic() - last >= HEARTBEAT:
             last = time.monotonic()
-            click.echo(f"spfreplay: {label}: {done:,} of {total:,} events", err=True)
+            click.echo(f"spfreplay: {label}: {done:,} of {total:,} {what}", err=True)
 
     return beat

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from spfreplay.engines.case import Case
-from spfreplay.engines.judge import ALL_RELAXATIONS, STATE, legal_of
+from spfreplay.engines.judge import STATE
+from spfreplay.engines.law import Law
 from spfreplay.engines.narrate import Narration, named, narrate
 from spfreplay.engines.nearest import nearest, reasons
 from spfreplay.engines.player import EngineOptions
@@ -16,6 +17,7 @@ from spfreplay.explore.decisive import decisive
 from spfreplay.explore.explain import essential, perform, straighten
 from spfreplay.oracles import Finding
 from spfreplay.telling import Telling, ToldFunction, ToldStep, ToldThread
+from spfreplay_reference.legal import Legal
 
 #: executions that looking for a plainer order may cost, and for the decisive pair
 _PLAINER: Final = 150
@@ -33,31 +35,28 @@ class Teller:
     """
 
     def __init__(self, case: Case, options: EngineOptions | None = None) -> None:
-        speculative, self._locked = case.kernels(options)
+        speculative, locked = case.kernels(options)
         self.window = case.window
         self.subject = MemoryWindow(speculative, case.window)
-        self._relaxed = False
-        self._ask(())
+        self.law = Law(case.window, locked)
 
-    def _ask(self, relaxations: Sequence[str]) -> None:
-        self.legal = legal_of(self.window, self._locked, relaxations)
-        self.outcomes: dict[Any, tuple[str, ...]] = dict(self.legal.outcomes)
+    @property
+    def legal(self) -> Legal:
+        """Return what the locked kernel can come to, as far as it was asked."""
+        return self.law.legal
+
+    @property
+    def outcomes(self) -> Mapping[Any, tuple[str, ...]]:
+        """Return (results, images) -> the relaxations that it takes."""
+        return self.law.outcomes
 
     def relaxations(self, result: Result) -> tuple[str, ...] | None:
         """Return what it takes to make results and images legal; None if they are not."""
-        key = result.results, result.images
-        if result.images and key not in self.outcomes and not self._relaxed:
-            self._relaxed = True
-            if self.legal.complete:
-                self._ask(ALL_RELAXATIONS)
-        return self.outcomes.get(key)
+        return self.law.relaxations(result)
 
     def findings(self, result: Result) -> tuple[Finding, ...]:
         """Return what is wrong with ``result``; nothing if it is legal."""
-        legal = self.relaxations(result) is not None or not self.legal.complete
-        if legal or not result.images:
-            return result.findings
-        return (*result.findings, STATE)
+        return self.law.findings(result)
 
     def plainer(
         self, choices: Sequence[int], wanted: Callable[[Finding], bool]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +23,14 @@ STRATEGIES: Final[dict[str, tuple[Reduction | None, bool]]] = {
     "portfolio": ("dpor", True),
 }
 
+#: an outcome was found beyond which nobody wants to know any other
+ENOUGH: Final = "enough"
+
+
+class _Enough(Exception):
+    """The outcome just found is enough."""
+
+
 #: what of the budget a portfolio spends on the attempt to be complete
 _SEARCH_SHARE: Final = 0.6
 
@@ -36,7 +44,8 @@ class Exploration:
     :param executions: that had an outcome
     :param cut: whose outcome was known from elsewhere
     :param steps: performed in both, common beginnings counted each time
-    :param stopped: what ran out: executions, seconds, steps, memory; empty if nothing did
+    :param stopped: what ran out: executions, seconds, steps, memory; ENOUGH if an
+        outcome was; empty if nothing did
     :param resume: token to go on with; empty if there is nothing left
     :param chances: what sampling would have found, in sentences
     """
@@ -55,7 +64,14 @@ class Exploration:
 class _State:
     """A search and a sampling, of which either may be missing, and what they found."""
 
-    def __init__(self, subject: Subject, strategy: str, seed: int, bound: int | None) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        strategy: str,
+        seed: int,
+        bound: int | None,
+        enough: Callable[[Hashable], bool] | None,
+    ) -> None:
         reduction, samples = STRATEGIES[strategy]
         if bound is not None and reduction is not None:
             reduction = "all"
@@ -63,6 +79,17 @@ class _State:
         self.sampling = Sampling(subject, strategy, seed) if samples else None
         self.searched = Tally()
         self.sampled = Tally()
+        self._enough = enough
+
+    def _add(self, tally: Tally, outcome: Hashable, choices: Sequence[int]) -> None:
+        """Take in an execution.
+
+        :raises _Enough: its outcome is a new one, and enough
+        """
+        new = self._enough is not None and outcome not in tally.found
+        tally.add(outcome, choices)
+        if new and self._enough is not None and self._enough(outcome):
+            raise _Enough
 
     def run_search(self, meter: Meter) -> None:
         """Search until it is over.
@@ -78,7 +105,7 @@ class _State:
                 tally.add_cut(len(search.frames))
             else:
                 tally.overlong += how == OVERLONG
-                tally.add(search.outcome, search.choices())
+                self._add(tally, search.outcome, search.choices())
             search.advance()
 
     def run_sampling(self, meter: Meter) -> None:
@@ -90,7 +117,7 @@ class _State:
             meter.begin()
             finished = self.sampling.execute(meter)
             meter.end(len(finished.choices))
-            self.sampled.add(finished.outcome, finished.choices)
+            self._add(self.sampled, finished.outcome, finished.choices)
 
 
 def explore(
@@ -102,6 +129,7 @@ def explore(
     preemptions: int | None = None,
     resume: str | None = None,
     digest: str = "-",
+    enough: Callable[[Hashable], bool] | None = None,
 ) -> Exploration:
     """Find the outcomes of ``subject``.
 
@@ -111,12 +139,13 @@ def explore(
     :param preemptions: search only the orders with at most so many
     :param resume: the token of an exploration of the same subject by the same strategy
     :param digest: what the schedules belong to
+    :param enough: asked once for each outcome; where it says so, the exploration ends
     :raises ScheduleError: the token belongs to something else
     :raises ValueError: a strategy that does not exist, or samples without any limit
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"no strategy {strategy!r}")
-    state = _State(subject, strategy, seed, preemptions)
+    state = _State(subject, strategy, seed, preemptions, enough)
     key = [digest, strategy, seed, preemptions]
     if resume:
         saved = read_token(resume, key)
@@ -126,7 +155,10 @@ def explore(
             state.search.restore(saved[2])
         if state.sampling is not None:
             state.sampling.index = saved[3]
-    stopped = _spend(state, budget)
+    try:
+        stopped = _spend(state, budget)
+    except _Enough:
+        stopped = ENOUGH
     return _report(state, stopped, preemptions, key)
 
 
@@ -176,6 +208,6 @@ def _report(
         cut=tally.cut,
         steps=tally.steps,
         stopped=stopped,
-        resume="" if over else write_token(key, saved),
+        resume="" if over or stopped == ENOUGH else write_token(key, saved),
         chances=tuple(sampling.chances()) if sampling and not over else (),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from spfreplay.errors import ModelError
 from spfreplay.mm.form import WINDOW
-from spfreplay.mm.locking import RefcountError
+from spfreplay.mm.locking import KernelBugError, RefcountError
 from spfreplay.mm.steps import (
     ENTRY,
     FLUSH,
@@ -52,7 +52,8 @@ def flush_tlb_mm_range(task: Task, mm: MmStruct, start: int, end: int) -> Steps[
     Context: may not have IRQs off: it waits for the IPIs to be acknowledged.
     """
     if task.irqs_off:
-        raise ModelError(f"{task} flushes TLBs with interrupts off")
+        # smp_call_function_many() warns: two who wait like this wait for ever
+        raise KernelBugError(f"{task} flushes TLBs with interrupts off")
     if WINDOW:
         if task.mm is mm:
             drop_translations(task, start, end)

@@ -9,6 +9,9 @@ The modules::
     defects.py       the defects of v11, each back in spf-fixed; pairs
     entry.py walk.py fault_body.py pte_locks.py checks.py    bugs of the fault side
     writers.py lifetimes.py                                  bugs of the writers
+    changed.py       the functions in which two protocols differ
+    entered.py       those that something enters while it runs, or could enter
+    settled.py       what became of each prediction
     absent.py        rows of the catalogue of races that cannot be had here
 """
 
