@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
+from spfreplay.executors import executor, in_order
 from spfreplay.mutants.hunt import hunt, look
 from spfreplay.mutants.ledger import Ledger
 from spfreplay.mutants.survey import Settings, SurveyedTrace, opened, survey
@@ -136,7 +135,7 @@ class _Making:
             settled = SETTLED.get(mutant.id)
             if settled is not None and settled.trace in stems:
                 todo.append((mutant, stems[settled.trace], self.settings))
-        for (mutant, *_), row in self._in_order(look, todo):
+        for (mutant, *_), row in self._in_order(_look, todo):
             if row is not None:
                 self._done(mutant, row)
 
@@ -147,7 +146,7 @@ class _Making:
             if known is not None:
                 found[path] = known
         todo = [(path, base, self.settings) for path in self.traces if path not in found]
-        for (path, *_), trace in self._in_order(survey, todo):
+        for (path, *_), trace in self._in_order(_survey, todo):
             found[path] = trace
             self.ledger.add_survey(f"{protocol_digest(base)} {path} {trace.sha256}", trace)
             self.progress.surveyed(1)
@@ -158,7 +157,7 @@ class _Making:
             (mutant, surveys[mutant.base], self.settings, self.deadline)
             for mutant in self._left()
         ]
-        for (mutant, *_), row in self._in_order(hunt, todo):
+        for (mutant, *_), row in self._in_order(_hunt, todo):
             if len(surveys[mutant.base]) < len(self.traces) and row.verdict == SILENT:
                 row = _undecided(row, "the time was over")
             self._done(mutant, row)
@@ -166,33 +165,39 @@ class _Making:
             self._done(mutant, Row(mutant, UNDECIDED, why=("the time was over",)))
 
     def _in_order(
-        self, function: Callable[..., Found], items: Sequence[tuple[Any, ...]]
-    ) -> Iterator[tuple[tuple[Any, ...], Found]]:
+        self, function: Callable[[Item], Found], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Found]]:
         """Yield (item, result) in the order of ``items``, until the time is over."""
-        if self.options.jobs <= 1 or len(items) < 2:
+        asked: deque[Item] = deque()
+
+        def waiting() -> Iterator[Item]:
             for item in items:
                 if self._late():
                     return
-                yield item, function(*item)
-            return
-        waiting = iter(items)
-        running: deque[tuple[tuple[Any, ...], Future[Found]]] = deque()
-        with ProcessPoolExecutor(self.options.jobs) as pool:
-            try:
-                while True:
-                    free = 4 * self.options.jobs - len(running)
-                    for item in islice(waiting, 0 if self._late() else free):
-                        running.append((item, pool.submit(function, *item)))
-                    if not running:
-                        return
-                    item, asked = running.popleft()
-                    yield item, asked.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                asked.append(item)
+                yield item
+
+        jobs = min(self.options.jobs, len(items))
+        with executor(jobs) as pool:
+            for result in in_order(pool, function, waiting(), ahead=4 * jobs):
+                yield asked.popleft(), result
 
     def _late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+def _look(item: tuple[Mutant, str, Settings]) -> Row | None:
+    return look(*item)
+
+
+def _survey(item: tuple[str, str, Settings]) -> SurveyedTrace:
+    return survey(*item)
+
+
+def _hunt(
+    item: tuple[Mutant, Sequence[SurveyedTrace], Settings, float | None],
+) -> Row:
+    return hunt(*item)
 
 
 def _undecided(row: Row, why: str) -> Row:
