@@ -8,7 +8,7 @@ fewest switches between CPUs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -149,7 +149,7 @@ def _of_part(part: ExploredPart) -> dict[Kind, tuple[Illegal, Finding, int]]:
     assert part.found is not None
     for illegal in part.found.illegal:
         for finding in illegal.findings:
-            kind = kind_of(part.operations, finding)
+            kind = kind_of((each.op for each in part.operations), finding)
             before = found.get(kind)
             met = illegal.witness.count + (before[2] if before else 0)
             if before is None or illegal.witness.switches < before[0].witness.switches:
@@ -159,9 +159,9 @@ def _of_part(part: ExploredPart) -> dict[Kind, tuple[Illegal, Finding, int]]:
     return found
 
 
-def kind_of(operations: Sequence[Operation], finding: Finding) -> Kind:
-    """Return which race a finding is one of."""
-    calls = tuple(sorted({each.op for each in operations} - {OP_ACCESS}))
+def kind_of(operations: Iterable[int], finding: Finding) -> Kind:
+    """Return which race a finding is one of.  :param operations: OP_* of its window"""
+    calls = tuple(sorted(set(operations) - {OP_ACCESS}))
     return Kind(finding.outcome, finding.place, () if finding.place else calls)
 
 
@@ -184,7 +184,7 @@ def _race(
     teller = Teller(part.case, engine)
 
     def alike(finding: Finding) -> bool:
-        return kind_of(part.operations, finding) == kind
+        return kind_of((each.op for each in part.operations), finding) == kind
 
     choices = teller.plainer(group.illegal.witness.schedule.choices, alike)
     telling, shown = teller.tell(choices, alike)

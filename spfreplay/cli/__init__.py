@@ -30,6 +30,7 @@ VERBS: Final = {
     "extract": ("spfreplay.cli.window:extract", "Write one window as a trace of its own."),
     "anonymize": ("spfreplay.cli.anonymize:anonymize", "Write a trace that may be shown."),
     "mutants": ("spfreplay.cli.mutants:mutants", "Say which check of the protocol is needed."),
+    "fuzz": ("spfreplay.cli.fuzz:fuzz", "Make up traces; keep what shows something new."),
     "oracle": ("spfreplay.cli.oracle:oracle", "Let this kernel judge the engines."),
 }
 

@@ -60,7 +60,7 @@ def case_of(kernel: SpeculativeKernel, tables: Tables, operations: Sequence[Oper
     images, calls = {}, {}
     for mm, image in images_of(kernel, ranges_of(kernel, operations)).items():
         images[mm], calls[mm] = untold(kernel.kernel.mms[mm], image)
-    facts = window_files(kernel.kernel, list(images.values()))
+    facts = window_files(kernel.kernel, list(images.values()), files_mapped_by(operations))
     alone = Tables(
         header=tables.header,
         files=files_with(tables.files, facts),
@@ -185,6 +185,15 @@ def images_of(
             merged = joined(kernel, mm, [*ranges.get(mm, []), *also])
             images[mm] = window_image(mms[mm], merged)
     return images
+
+
+def files_mapped_by(operations: Sequence[Operation]) -> list[tuple[int, int]]:
+    """Return the files that operations map, each with the page after the last."""
+    return [
+        (each.args[4], each.args[5] + (each.args[1] + PAGE_SIZE - 1 >> PAGE_SHIFT))
+        for each in operations
+        if each.op == OP_MMAP and each.args[4] >= 0
+    ]
 
 
 def files_with(files: Sequence[File], facts: Sequence[FileFacts]) -> list[File]:

@@ -7,7 +7,7 @@ window ──► explore (speculative) ──► outcomes ──┐
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,20 +76,27 @@ def judge(
     strategy: str = "portfolio",
     preemptions: int | None = None,
     watched: bool = True,
+    window: Callable[..., MemoryWindow] = MemoryWindow,
 ) -> Judgement:
     """Explore one window from its start, and hold every outcome against the legal set.
 
+    :param window: makes the subject of the exploration; for those who watch it.
     :raises ModelError: an engine failed
     """
     speculative, locked = case.kernels(options)
-    subject = MemoryWindow(speculative, case.window, watched=watched)
+    subject = window(speculative, case.window, watched=watched)
     found = explore(
         subject, budget=budget, seed=seed, strategy=strategy, preemptions=preemptions
     )
-    legal = legal_of(case.window, locked)
+    return held_against_legal(case.window, found, locked)
+
+
+def held_against_legal(window: Window, found: Exploration, locked: LockedKernel) -> Judgement:
+    """Ask the reference what is legal, and judge what was explored by it."""
+    legal = legal_of(window, locked)
     if legal.complete and _leaves_open(legal, found):
-        legal = legal_of(case.window, locked, ALL_RELAXATIONS)
-    return judged(case.window, found, legal)
+        legal = legal_of(window, locked, ALL_RELAXATIONS)
+    return judged(window, found, legal)
 
 
 def perform(case: Case, choices: Sequence[int], options: EngineOptions | None = None) -> Result:

@@ -141,9 +141,17 @@ def window_region(vma: VmArea) -> Region:
     return region
 
 
-def window_files(kernel: Kernel, images: Sequence[InitialImage]) -> list[FileFacts]:
-    """Return the files that the regions of ``images`` map, their caches as they are now."""
+def window_files(
+    kernel: Kernel, images: Sequence[InitialImage], mapped: Iterable[tuple[int, int]] = ()
+) -> list[FileFacts]:
+    """Return the files that the regions of ``images`` map, their caches as they are now.
+
+    :param mapped: further ones that the window itself maps, each with the page after
+        the last that it maps.
+    """
     ends: dict[int, int] = {}
+    for number, end in mapped:
+        ends[number] = max(end, ends.get(number, 0))
     for region in (region for image in images for region in image.regions):
         end = region.pgoff + (region.end - region.start >> 12)
         ends[region.file] = max(end, ends.get(region.file, 0))

@@ -1,0 +1,176 @@
+"""What a worker does: make up some traces, try them, and report what was new.
+
+A batch is a function of its job: the same job gives the same result in any
+process, so that a campaign does not depend on who does the work.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from spfreplay.engines import EngineOptions
+from spfreplay.engines.judge import Illegal
+from spfreplay.errors import ModelError, SpfreplayError
+from spfreplay.fuzz.draft import Draft
+from spfreplay.fuzz.grammar import RECORD, decode
+from spfreplay.fuzz.mutators import mutated
+from spfreplay.fuzz.settle import MOST_EVENTS, completed
+from spfreplay.fuzz.trial import Quick, Thorough, Window, trace_of, try_once
+from spfreplay.races import Kind, kind_of
+
+#: share of what is explored though its one order showed nothing new
+_CURIOUS: Final = 0.08
+#: share that is made of random bytes, not of other traces
+_FRESH: Final = 0.35
+#: findings of one kind that a batch reports
+_OF_A_KIND: Final = 2
+
+
+class Job(NamedTuple):
+    """What a batch is to do.
+
+    ``known`` is the coverage so far; ``parents`` are what mutations start from;
+    ``given`` are explored as they are, in the place of made-up ones.  ``seconds``
+    ends it before all ``tries`` are done.
+    """
+
+    number: int
+    seed: int
+    tries: int
+    engine: EngineOptions
+    steps: int  # of a window
+    known: frozenset[str]
+    parents: tuple[Draft, ...]
+    given: tuple[Draft, ...] = ()
+    seconds: float | None = None
+
+
+class Kept(NamedTuple):
+    """A trace that met something new, and all that it meets."""
+
+    draft: Draft
+    features: frozenset[str]
+    diverged: bool
+
+
+class Found(NamedTuple):
+    """A trace with a window that can end as the locked kernel cannot."""
+
+    draft: Draft
+    window: str
+    kind: Kind
+    illegal: Illegal
+
+
+@dataclass(slots=True)
+class Done:
+    """What a batch came to."""
+
+    number: int
+    tried: int = 0  # traces under one order each
+    explored: int = 0  # windows, in every order
+    counts: Counter[str] = field(default_factory=Counter)
+    kept: list[Kept] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+    #: why traces could not be played -> how many
+    refused: Counter[str] = field(default_factory=Counter)
+    #: kinds of findings -> how often, also those that are not in ``found``
+    kinds: Counter[Kind] = field(default_factory=Counter)
+
+
+@lru_cache(maxsize=2)
+def _thorough(engine: EngineOptions, steps: int) -> Thorough:
+    """Return what explores windows, with all that it remembers."""
+    return Thorough(engine, steps)
+
+
+def run_batch(job: Job) -> Done:
+    """Do a job."""
+    batch = _Batch(job)
+    batch.run()
+    return batch.done
+
+
+class _Batch:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.rng = random.Random(f"{job.seed}:{job.number}")
+        self.done = Done(job.number)
+        self.new: set[str] = set()
+        self.explorer = _thorough(job.engine, job.steps)
+        self.deadline = None if job.seconds is None else time.monotonic() + job.seconds
+
+    def run(self) -> None:
+        before = self.explorer.counts.copy()
+        for draft in self.job.given:
+            if self._late():
+                break
+            self._explore(draft)
+        for _ in range(self.job.tries):
+            if self._late():
+                break
+            self._try(self._made_up())
+        self.done.counts = self.explorer.counts - before
+
+    def _late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _made_up(self) -> Draft:
+        """Return a new trace: of random bytes, or of one or two of the parents."""
+        rng, parents = self.rng, self.job.parents
+        if not parents or rng.random() < _FRESH:
+            return decode(rng.randbytes(2 + RECORD * rng.choice((2, 2, 3, 3, 4, 5))))
+        first = parents[int(len(parents) * max(rng.random(), rng.random()))]
+        return mutated(first, rng.choice(parents), rng)
+
+    def _try(self, draft: Draft) -> None:
+        seed = self.rng.getrandbits(40)
+        curious = self.rng.random() < _CURIOUS
+        self.done.tried += 1
+        try:
+            quick = try_once(draft, seed, self.job.engine)
+        except SpfreplayError as error:
+            self._refuse(error)
+            return
+        if quick is not None and (quick.illegal or curious or self._is_new(quick)):
+            self._explore(draft, quick)
+
+    def _is_new(self, quick: Quick) -> bool:
+        known, new = self.job.known, self.new
+        return any(each not in known and each not in new for each in quick.features)
+
+    def _explore(self, draft: Draft, quick: Quick | None = None) -> None:
+        try:
+            draft = completed(draft)
+            windows = self.explorer.explore(trace_of(draft))
+        except SpfreplayError as error:
+            self._refuse(error)
+            return
+        self.done.explored += len(windows)
+        features = set().union(*(window.features for window in windows))
+        for window in windows:
+            self._judge(draft, window)
+        fresh = features - self.job.known - self.new
+        if fresh and len(draft.events) <= MOST_EVENTS:
+            self.new |= fresh
+            diverged = any(window.illegal for window in windows)
+            self.done.kept.append(Kept(draft, frozenset(features), diverged))
+
+    def _judge(self, draft: Draft, window: Window) -> None:
+        """Report what of a window is illegal, a few of each kind."""
+        ops = [draft.events[member].op for member in window.members]
+        for illegal in window.illegal:
+            for finding in illegal.findings:
+                kind = kind_of(ops, finding)
+                self.done.kinds[kind] += 1
+                if self.done.kinds[kind] <= _OF_A_KIND:
+                    self.done.found.append(Found(draft, window.name, kind, illegal))
+
+    def _refuse(self, error: SpfreplayError) -> None:
+        what = str(error) if isinstance(error, ModelError) else type(error).__name__
+        self.done.refused[what.rpartition(": ")[2][:80]] += 1
