@@ -26,6 +26,7 @@ from spfreplay.oracles import OUTCOMES, Finding
 from spfreplay.orders import ExploredPart, Orders, schedule_digest
 from spfreplay.telling import Telling
 from spfreplay.trace.container import Trace
+from spfreplay.trace.events import Event
 from spfreplay_reference.contract import (
     OP_ACCESS,
     OUT_LIVELOCK,
@@ -149,7 +150,7 @@ def _of_part(part: ExploredPart) -> dict[Kind, tuple[Illegal, Finding, int]]:
     assert part.found is not None
     for illegal in part.found.illegal:
         for finding in illegal.findings:
-            kind = kind_of((each.op for each in part.operations), finding)
+            kind = kind_of(part.operations, finding)
             before = found.get(kind)
             met = illegal.witness.count + (before[2] if before else 0)
             if before is None or illegal.witness.switches < before[0].witness.switches:
@@ -159,9 +160,9 @@ def _of_part(part: ExploredPart) -> dict[Kind, tuple[Illegal, Finding, int]]:
     return found
 
 
-def kind_of(operations: Iterable[int], finding: Finding) -> Kind:
-    """Return which race a finding is one of.  :param operations: OP_* of its window"""
-    calls = tuple(sorted(set(operations) - {OP_ACCESS}))
+def kind_of(operations: Iterable[Operation | Event], finding: Finding) -> Kind:
+    """Return which race a finding is one of."""
+    calls = tuple(sorted({each.op for each in operations} - {OP_ACCESS}))
     return Kind(finding.outcome, finding.place, () if finding.place else calls)
 
 
@@ -184,7 +185,7 @@ def _race(
     teller = Teller(part.case, engine)
 
     def alike(finding: Finding) -> bool:
-        return kind_of((each.op for each in part.operations), finding) == kind
+        return kind_of(part.operations, finding) == kind
 
     choices = teller.plainer(group.illegal.witness.schedule.choices, alike)
     telling, shown = teller.tell(choices, alike)

@@ -163,10 +163,10 @@ class _Batch:
 
     def _judge(self, draft: Draft, window: Window) -> None:
         """Report what of a window is illegal, a few of each kind."""
-        ops = [draft.events[member].op for member in window.members]
+        events = [draft.events[member] for member in window.members]
         for illegal in window.illegal:
             for finding in illegal.findings:
-                kind = kind_of(ops, finding)
+                kind = kind_of(events, finding)
                 self.done.kinds[kind] += 1
                 if self.done.kinds[kind] <= _OF_A_KIND:
                     self.done.found.append(Found(draft, window.name, kind, illegal))
