@@ -19,6 +19,7 @@ from spfreplay.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, Spfrep
 #: verb -> where it lives, and what the list of verbs says about it
 VERBS: Final = {
     "record": ("spfreplay.cli.record:record", "Run a program and record its memory events."),
+    "import": ("spfreplay.cli.import_:import_", "Make a trace of what perf recorded."),
     "info": ("spfreplay.cli.inspect:info", "Say what is in a trace."),
     "check": ("spfreplay.cli.inspect:check", "Judge the health of a trace."),
     "show": ("spfreplay.cli.show:show", "Print a trace as text."),

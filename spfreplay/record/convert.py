@@ -66,9 +66,14 @@ class Converter:
             self._naming.note_paths(one.lines)
         for poll in run.polls:
             self._naming.note_paths(poll.lines)
-        self._tasks[run.root] = Task(run.root, run.root, None, {})
-        self._start_process(run.root, 0, "root", run.t0)
         self._handlers = self._table()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make the tasks that are there before the first record."""
+        root = self.run.root
+        self._tasks[root] = Task(root, root, None, {})
+        self._start_process(root, 0, "root", self._t0)
 
     def _table(self) -> list[Callable[[int, int, Any], None]]:
         table: list[Callable[[int, int, Any], None]] = [self._ignore] * k.RAW_CODES
@@ -370,16 +375,13 @@ class Converter:
             thread = self.threads[pid]
             self.processes[pid] = Process(pid, thread.pid, thread.start, "clone-vm")
             self.threads[pid] = Thread(pid, pid, thread.start)
-        waiting = self._execs.get(pid)
-        while waiting and waiting[0].t < ts:
-            waiting.popleft()
-        if not waiting:
+        snapshot = self._shown_at_exec(pid, ts)
+        if snapshot is None:
             task.mm = None
             self.counts["programs without an exec checkpoint"] += 1
             if old is not None:
                 self._leave(old, (*began, ts), cpu, old_pid)
             return
-        snapshot = waiting.popleft()
         mm = self._new_mm(task.call_written[0] if task.call_written else 0)
         mm.tids.add(pid)
         task.mm, task.exec_t = mm, snapshot.t
@@ -388,8 +390,18 @@ class Converter:
             old.id if old is not None else c.MM_NONE, c.OP_EXEC, 0, mm.id, len(self.images), 0,
             0, 0, 0, 0, 0, 0, 0,
         )  # fmt: skip
-        checkpoint = self._add_checkpoint(snapshot, mm)
-        self.images.append(make_image(checkpoint))
+        self._add_image(snapshot, mm)
+
+    def _shown_at_exec(self, pid: int, ts: int) -> Snapshot | None:
+        """Return the address space that the exec at ``ts`` made, None if nobody looked."""
+        waiting = self._execs.get(pid)
+        while waiting and waiting[0].t < ts:
+            waiting.popleft()
+        return waiting.popleft() if waiting else None
+
+    def _add_image(self, snapshot: Snapshot, mm: MmState) -> None:
+        """Keep what an exec made as an image, and as a checkpoint."""
+        self.images.append(make_image(self._add_checkpoint(snapshot, mm)))
 
     def _task_exit(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
         _, pid, group_dead = values

@@ -8,7 +8,13 @@ from spfreplay.record import catalog as k
 from spfreplay.record.files import Key
 from spfreplay.record.rows import Rows
 from spfreplay.record.tasks import Mapping, MmState, Task
-from spfreplay.trace.events import EV_AROUND, EV_LOCK_MMAP, EV_LOCK_VMA, EV_NO_EFFECT
+from spfreplay.trace.events import (
+    EV_AROUND,
+    EV_END_SW,
+    EV_LOCK_MMAP,
+    EV_LOCK_VMA,
+    EV_NO_EFFECT,
+)
 from spfreplay_reference import contract as c
 
 #: A lock event this long (ns) after a user fault's entry is not that fault's.
@@ -60,6 +66,7 @@ class FaultWriter:
         self.around: dict[int, Key] = {}
         self.touched: list[Touched] = []
         self.beyond: list[Beyond] = []
+        self.counters = True  # False: no rss_stat recorded, a fault's end orders it
         self._rows = rows
 
     def close(self, task: Task, following: int, again: bool = False) -> None:
@@ -80,9 +87,13 @@ class FaultWriter:
             file, first, last = c.FILE_UNKNOWN, task.fault_first, task.fault_to
         elif again and not task.fault_rss:
             flags |= EV_NO_EFFECT
+        if task.fault_end:
+            flags |= EV_END_SW
         # Without a change of counters (a page is reused, or copied): it may have
         # waited for a writer, fork above all, and then saw what that had done.
         t = task.fault_rss or task.fault_acquired or task.fault_enter
+        if not self.counters and task.fault_end:
+            t = task.fault_end
         row = self._rows.emit(
             t, task.fault_enter, 0, task.fault_cpu, task.tid, mm.id, c.OP_ACCESS, flags,
             task.fault_addr, task.fault_err, task.fault_ip, file, first, last,
@@ -92,10 +103,13 @@ class FaultWriter:
             self.around[row] = task.fault_key
         if task.fault_file or task.fault_shmem or task.fault_anon or task.fault_bus:
             self._note_page(task, mm, row)
-        own = task.fault_last
-        if task.fault_flags & EV_NO_EFFECT:
-            own = following  # the signal: a measured end
-        self._rows.loose_end(row, own, following, own > task.fault_enter)
+        own = task.fault_end or task.fault_last
+        if task.fault_end:
+            self._rows.columns.exit[row] = own
+        else:
+            if task.fault_flags & EV_NO_EFFECT:
+                own = following  # the signal: a measured end
+            self._rows.loose_end(row, own, following, own > task.fault_enter)
         if own > mm.last_t:
             mm.last_t = own
 
@@ -145,6 +159,8 @@ class FaultWriter:
     @staticmethod
     def acquired(task: Task, ts: int, ptr: int) -> bool:
         """Take a lock event into the open fault; False if it is not its own."""
+        if task.fault_end:
+            return False
         user = task.fault_err & c.X86_PF_USER
         late = user and not task.fault_waits and ts - task.fault_enter > FAULT_REACH
         if late or (task.fault_rss and not task.fault_held and not task.fault_waits):
@@ -157,6 +173,13 @@ class FaultWriter:
         if task.fault_waits or ts - task.fault_enter < LOCK_REACH:
             task.fault_acquired = ts
         return True
+
+    @staticmethod
+    def completed(task: Task, ts: int) -> None:
+        """Take the software event of the open fault, which comes when it is done."""
+        if not task.fault_end:
+            task.fault_end = ts
+            task.fault_over = True
 
     @staticmethod
     def counted(task: Task, ts: int, member: int, delta: int) -> bool:

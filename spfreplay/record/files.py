@@ -139,10 +139,21 @@ class FileTable:
                 one.path,
                 one.key[:2],
                 one.key[2],
-                build_id(one.path) if one.kind == FILE_REG else "",
+                self.build_id_of(one),
             )
             for one in self.entries
         ]
+
+    def build_id_of(self, entry: FileEntry) -> str:
+        """Return the build-id of a program or library, "" for all else."""
+        return build_id(entry.path) if entry.kind == FILE_REG else ""
+
+    def locate(self, key: Key) -> tuple[str, int]:
+        """Return path and size of a file whose path nobody saw; see :func:`find_path`.
+
+        :raises OSError: the file system cannot be asked.
+        """
+        return find_path(key)
 
     def size_of(self, entry: FileEntry) -> int:
         """Return the largest size that the file was seen to have.

@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import suppress
 
 from spfreplay.record.calls import CallWriter
-from spfreplay.record.files import FileTable, Key, find_path
+from spfreplay.record.files import FileTable, Key
 from spfreplay.record.procfs import MapLine
 from spfreplay.record.rows import Rows
 from spfreplay.record.tasks import MmState
@@ -60,5 +60,5 @@ class Naming:
         if known is None and not path:
             known = self._files.by_key(key)
             with suppress(OSError):
-                path, known.size = find_path(key)
+                path, known.size = self._files.locate(key)
         return self._files.by_key(key, path).index

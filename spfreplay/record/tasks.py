@@ -143,7 +143,7 @@ class Task:
         "call_file",
         "call_fork_row", "call_released", "call_rss", "call_shmem", "call_written", "exec_t",
         "fault", "fault_acquired", "fault_addr", "fault_anon", "fault_anon_done", "fault_bus",
-        "fault_cpu", "fault_enter",
+        "fault_cpu", "fault_end", "fault_enter",
         "fault_err", "fault_file", "fault_files", "fault_first", "fault_flags", "fault_held",
         "fault_ip", "fault_key", "fault_last", "fault_over", "fault_ptr", "fault_released",
         "fault_rss", "fault_shmem", "fault_swap", "fault_to", "fault_waits", "fds", "mm",
@@ -176,6 +176,7 @@ class Task:
         self.fault_files = self.fault_file = self.fault_anon = self.fault_shmem = 0
         self.fault_key: Key | None = None
         self.fault_first = self.fault_to = 0
+        self.fault_end = 0  # time of its software event: only perf records that
 
     def open_call(self, ts: int, cpu: int, call: int, args: tuple[int, ...]) -> None:
         """Enter a system call."""
@@ -198,7 +199,7 @@ class Task:
         self.fault_addr = addr
         self.fault_ip = ip
         self.fault_err = err
-        self.fault_flags = self.fault_rss = self.fault_ptr = 0
+        self.fault_flags = self.fault_rss = self.fault_ptr = self.fault_end = 0
         self.fault_acquired = self.fault_released = 0
         self.fault_held = self.fault_anon_done = self.fault_over = self.fault_swap = (
             self.fault_waits

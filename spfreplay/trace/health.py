@@ -33,6 +33,7 @@ from spfreplay.trace.events import (
     EV_UNORDERED,
     Columns,
 )
+from spfreplay.trace.missing import GAPS, missing_of
 from spfreplay_reference.contract import (
     FILE_UNKNOWN,
     MM_NONE,
@@ -257,6 +258,9 @@ class Examination:
         if isinstance(missed, int) and missed > 0:
             text = f"{_number(missed, 'checkpoint')} could not be taken"
             yield Finding("B", "missed-checkpoints", missed, text)
+        for name, count in missing_of(self.tables.header.facts).items():
+            grade, text = GAPS[name]
+            yield Finding(grade, name, count, text.format(f"{count:,}"))
         if not self.ops[OP_CHECKPOINT]:
             yield Finding("B", "no-checkpoints", 0, "no checkpoint to verify the replay with")
 

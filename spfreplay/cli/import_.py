@@ -1,0 +1,69 @@
+"""``spfreplay import``: make a trace of what another recorder wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from spfreplay.cli.options import talking
+
+_FORMATS: Final = ("perf.data",)
+
+
+@click.command(name="import")
+@click.argument("path", metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("trace.bin"),
+    show_default=True,
+    help="Where the trace goes.",
+)
+@click.option(
+    "--from",
+    "form",
+    type=click.Choice(_FORMATS),
+    help="What FILE is; else its content says so.",
+)
+@click.option(
+    "--pid",
+    "pids",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Only this process and what it forks; may be given several times.",
+)
+@talking
+def import_(
+    path: str,
+    output: Path,
+    form: str | None,
+    pids: tuple[int, ...],
+    quiet: bool,
+    verbose: bool,
+    color: str,
+) -> int:
+    """Make a trace of FILE: a perf.data.  - is stdin.
+
+    What the file does not say is inferred or left out, and counted: check says
+    how far the trace can be believed.  No path in FILE is opened.  The line that
+    records all that is of use elsewhere: spfreplay record --print-perf-command.
+    """
+    from spfreplay.imports.loading import ImportOptions, load
+    from spfreplay.trace.container import TraceWriter
+
+    imported = load(path, ImportOptions(form or "", frozenset(pids)))
+    with TraceWriter(output) as writer:
+        for columns in imported.chunks:
+            writer.write(columns)
+        writer.write_tables(imported.tables)
+    if not quiet:
+        tables = imported.tables
+        click.echo(
+            f"spfreplay: {output}: {imported.events:,} events of {imported.records:,} records, "
+            f"{len(tables.processes)} processes, {len(tables.threads)} threads",
+            err=True,
+        )
+    return 0

@@ -1,0 +1,1 @@
+"""Traces from elsewhere: what other recorders write, made into a trace."""

@@ -1,0 +1,351 @@
+"""Turn what a foreign file holds into events, as the recorder's own records are.
+
+The pairing of records is the recorder's (:mod:`spfreplay.record.convert`).
+What it learns by ptrace and from /proc comes here from perf's side band, or is
+inferred, and counted as missing (:mod:`spfreplay.trace.missing`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from spfreplay.imports import gathered as g
+from spfreplay.imports.files import ImportedFiles
+from spfreplay.imports.gathered import Gathered
+from spfreplay.imports.infer import fill_spaces, guess_codes
+from spfreplay.imports.spaces import Overlay, Space, with_flags
+from spfreplay.record import catalog as k
+from spfreplay.record.convert import Converter
+from spfreplay.record.procfs import MapLine, Snapshot
+from spfreplay.record.session import Run
+from spfreplay.record.tasks import MmState, Task
+from spfreplay.trace import missing
+from spfreplay.trace.bounds import MAX_MMS, MAX_TID
+from spfreplay.trace.events import EV_MAJOR, EV_SAMPLED, Process
+from spfreplay_reference import contract as c
+from spfreplay_reference.contract import InitialImage
+
+#: Calls without which an address space cannot be followed.
+VITAL_CALLS: Final = ("mmap", "munmap", "mprotect", "mremap", "brk", "madvise")
+#: A page of a file is no further into it (16 TiB), a folio no larger (8 MiB).
+MOST_PAGES: Final = 1 << 32
+LARGEST_ORDER: Final = 11
+_FAULT_SIGNALS: Final = (7, 11)  # SIGBUS, SIGSEGV
+_KERNEL: Final = 1 << 47
+_EMPTY: Final = InitialImage((), (), 0, 0)
+
+
+class Importer(Converter):
+    """Feed it the batches of a :class:`Gathered`, then take the tables.
+
+    :param pids: only these processes and what they fork; empty = all.
+    """
+
+    def __init__(self, gathered: Gathered, t0: int, pids: frozenset[int] = frozenset()) -> None:
+        self.gathered = gathered
+        self.missing: Counter[str] = Counter()
+        self.spaces: list[Space] = []
+        #: rows of faults whose error code must be guessed
+        self.guessed: list[int] = []
+        self._pids = pids
+        self._comms: dict[int, str] = {}
+        self._overlays: dict[int, Overlay] = {}
+        self._execing: set[int] = set()  # processes whose execve is under way
+        self._early: dict[int, list[int]] = {}  # tid -> where execve itself faulted
+        self._mapped: dict[int, MapLine] = {}  # tid -> what its open mmap has mapped
+        has = gathered.has
+        self._has_locks = has("mmap_lock:mmap_lock_released")
+        self._has_exec = has("sched:sched_process_exec")
+        self._has_fork = has("sched:sched_process_fork")
+        self._has_exit = has("sched:sched_process_exit")
+        self._user_traced = has("exceptions:page_fault_user")
+        self._kernel_traced = has("exceptions:page_fault_kernel")
+        files = ImportedFiles(gathered.build_ids)
+        super().__init__(Run(t0=t0), files)
+        self.faults.counters = has("kmem:rss_stat")
+
+    def _begin(self) -> None:
+        """Nothing is known before the first record."""
+
+    def _table(self) -> list[Callable[[int, int, Any], None]]:
+        table = super()._table() + [self._ignore] * (g.CODES - k.RAW_CODES)
+        table[k.RAW_FAULT_KERNEL] = self._fault_kernel
+        table[g.RAW_SOFT] = self._soft
+        table[g.RAW_MAPPED] = self._side_mapped
+        table[g.RAW_NAMED] = self._side_named
+        table[g.RAW_BORN] = self._side_born
+        table[g.RAW_ENDED] = self._side_ended
+        return table
+
+    # -- tasks ---------------------------------------------------------------
+
+    def _known(self, tid: int, ts: int) -> Task | None:
+        """Return a task, taken in if it is one to follow; None if not."""
+        task = self._tasks.get(tid)
+        if task is None and 0 < tid <= MAX_TID:
+            pid = self.gathered.tgids.get(tid, tid)
+            if not self._pids or pid in self._pids:
+                task = self._adopt(tid, pid, ts)
+        return task
+
+    def _adopt(self, tid: int, pid: int, ts: int) -> Task:
+        """Take in a thread that was there before its first record."""
+        if tid not in self.gathered.tgids:
+            self.missing[missing.THREADS] += 1
+        leader = self._tasks.get(pid)
+        if leader is None:
+            mm = self._new_mm(0)
+            leader = self._tasks[pid] = Task(pid, pid, mm, {})
+            mm.tids.add(pid)
+            self._start_process(pid, 0, "root", ts)
+            self._began_running(pid, mm, ts)
+        if tid == pid:
+            return leader
+        task = self._tasks[tid] = Task(tid, pid, leader.mm, leader.fds)
+        if leader.mm is not None:
+            leader.mm.tids.add(tid)
+        self._start_thread(tid, pid, ts)
+        return task
+
+    def _began_running(self, pid: int, mm: MmState, ts: int) -> None:
+        """Give a process the maps that perf found when it began."""
+        overlay = self._overlays.pop(pid, None)
+        if overlay is None or not overlay.lines:
+            return  # its events stay, the checks will say that it has no maps
+        self.missing[missing.BEGAN_RUNNING] += 1
+        row = self.rows.emit(
+            ts, ts, ts, 0, pid, c.MM_NONE, c.OP_EXEC, 0, mm.id, len(self.images), 0,
+            0, 0, 0, 0, 0, 0, 0,
+        )  # fmt: skip
+        snapshot = Snapshot(ts, pid, "exec", lines=[with_flags(one) for one in overlay.lines])
+        self.spaces.append(Space(mm, len(self.images), snapshot, row, whole=False))
+        self.images.append(_EMPTY)
+
+    def _new_mm(self, ptr: int) -> MmState:
+        if len(self.mms) >= MAX_MMS:
+            raise OverflowError("address spaces")
+        return super()._new_mm(ptr)
+
+    # -- records that the recorder has as well ----------------------------------
+
+    def _fault(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
+        if values[0] not in self._tasks and self._known(values[0], ts) is None:
+            return
+        super()._fault(ts, cpu, values)
+
+    def _fault_kernel(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
+        tid, addr, _, err = values
+        task = self._known(tid, ts)
+        if task is None:
+            return
+        execing = k.LAST_CLONE_CALL < task.call <= k.LAST_EXEC_CALL
+        if (execing or task.tgid in self._execing) and err & c.X86_PF_WRITE:
+            self._early.setdefault(task.tgid, []).append(addr)
+        super()._fault(ts, cpu, values)
+
+    def _enter(self, ts: int, cpu: int, values: tuple[int, ...]) -> None:
+        if values[0] not in self._tasks and self._known(values[0], ts) is None:
+            return
+        super()._enter(ts, cpu, values)
+
+    def _exit(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
+        super()._exit(ts, cpu, values)
+        if self._mapped:
+            line = self._mapped.pop(values[0], None)
+            task = self._tasks.get(values[0])
+            if line is not None and task is not None and task.mm is not None:
+                self._naming.learn(task.mm, [line])
+
+    def _signal(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
+        if values[1] in _FAULT_SIGNALS:
+            super()._signal(ts, cpu, values)
+
+    def _fork(self, ts: int, cpu: int, values: tuple[int, int]) -> None:
+        tid, child = values
+        if not 0 < child <= MAX_TID:
+            return
+        if self._known(tid, ts) is None:
+            pid = self.gathered.tgids.get(child, child)
+            if pid in self._pids and pid == child and child not in self._tasks:
+                # Chosen, its parent not: as for the recorder it begins at its exec.
+                self._tasks[child] = Task(child, child, None, {})
+                self._start_process(child, 0, "root", ts)
+            return
+        super()._fork(ts, cpu, values)
+
+    def _clone_flags(self, parent: Task, child: int, new_mm: bool) -> int:
+        """Return the CLONE_* that matter; perf tells threads from processes."""
+        pid = self.gathered.tgids.get(child)
+        if pid is None:
+            self.missing[missing.THREADS] += 1
+            if not self._has_locks and parent.call not in (k.CALL_CLONE, k.CALL_VFORK):
+                return self._guess(parent, child)
+            return super()._clone_flags(parent, child, new_mm)
+        if pid != child:
+            return c.CLONE_VM | c.CLONE_THREAD
+        if self._has_locks:
+            return 0 if new_mm else c.CLONE_VM | c.CLONE_VFORK
+        return self._guess(parent, child)
+
+    def _guess(self, parent: Task, child: int) -> int:
+        """Return CLONE_* from the call where that has them; else take it for a fork."""
+        if parent.call == k.CALL_VFORK:
+            return c.CLONE_VM | c.CLONE_VFORK
+        if parent.call == k.CALL_CLONE:
+            return parent.args[0] & (c.CLONE_VM | c.CLONE_VFORK | c.CLONE_THREAD)
+        if parent.call != k.CALL_FORK:
+            self.missing[missing.FORK_FLAGS] += 1
+            if child in self.gathered.vforked:
+                return c.CLONE_VM | c.CLONE_VFORK
+        return 0
+
+    def _exec(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
+        if not 0 < values[1] <= MAX_TID or self._known(values[2], ts) is None:
+            return
+        super()._exec(ts, cpu, values)
+        self._execing.discard(values[1])
+
+    def _shown_at_exec(self, pid: int, ts: int) -> Snapshot | None:
+        overlay = self._overlays.pop(pid, None)
+        lines = overlay.lines if overlay is not None else []
+        exe = overlay.first if overlay is not None else ""
+        return Snapshot(
+            ts, pid, "exec", comm=self._comms.get(pid, ""), exe=exe,
+            lines=[with_flags(one) for one in lines],
+        )  # fmt: skip
+
+    def _add_image(self, snapshot: Snapshot, mm: MmState) -> None:
+        """Keep what an exec made; its pages are known when all has been seen."""
+        row = len(self.rows) - 1
+        written = self._early.pop(snapshot.pid, [])
+        self.spaces.append(Space(mm, len(self.images), snapshot, row, True, written))
+        self.images.append(_EMPTY)
+        found = self.processes.get(snapshot.pid)
+        if found is not None:
+            self.processes[snapshot.pid] = Process(
+                found.pid, found.ppid, found.start, found.how, snapshot.comm, snapshot.exe
+            )
+
+    # -- perf's side band -----------------------------------------------------
+
+    def _side_mapped(self, ts: int, cpu: int, values: tuple[int, int, MapLine]) -> None:
+        tid, pid, line = values
+        self._naming.note_paths([line])
+        task = self._tasks.get(tid)
+        if task is not None and task.mm is not None and pid not in self._execing:
+            if task.call == k.CALL_MMAP:
+                self._mapped[tid] = line
+            elif line.backed:
+                self._naming.learn(task.mm, [line])
+            return
+        if self._follows(pid):
+            overlay = self._overlays.get(pid)
+            if overlay is None:
+                overlay = self._overlays[pid] = Overlay()
+            overlay.lay(line)
+
+    def _follows(self, pid: int) -> bool:
+        return not self._pids or pid in self._pids or pid in self._tasks
+
+    def _side_named(self, ts: int, cpu: int, values: tuple[int, int, str, bool]) -> None:
+        tid, pid, comm, by_exec = values
+        if tid == pid:
+            self._comms[pid] = comm
+        if not by_exec or not self._follows(pid) or not 0 < pid <= MAX_TID:
+            return
+        self._overlays.pop(pid, None)
+        self._early.pop(pid, None)
+        self._execing.add(pid)
+        if pid not in self._tasks:
+            self._tasks[pid] = Task(pid, pid, None, {})
+            self._start_process(pid, 0, "root", ts)
+
+    def _side_born(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
+        parent, _, tid, _ = values
+        if ts > self._t0 and not self._has_fork:
+            self._fork(ts, cpu, (parent, tid))
+
+    def _side_ended(self, ts: int, cpu: int, values: tuple[int, int]) -> None:
+        if not self._has_exit:
+            self._task_exit(ts, cpu, (values[0], values[0], 0))
+
+    # -- software events --------------------------------------------------------
+
+    def _soft(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
+        """Take a software event: the end of a fault, or all there is of one."""
+        tid, addr, ip, which = values
+        task = self._tasks.get(tid)
+        if task is not None and task.fault and addr >> 12 == task.fault_addr >> 12:
+            self.faults.completed(task, ts)
+            if which == g.MAJOR:
+                task.fault_flags |= EV_MAJOR
+            return
+        user = 0 <= ip < _KERNEL
+        if self._user_traced if user else self._kernel_traced:
+            return
+        task = task or self._known(tid, ts)
+        if task is None or not 0 <= addr < _KERNEL:
+            return
+        if task.fault:
+            self.faults.close(task, ts)
+        self._whole_fault(task, ts, cpu, addr, ip, c.X86_PF_USER if user else 0)
+        if which == g.MAJOR:
+            self.rows.columns.flags[-1] |= EV_MAJOR
+
+    def _whole_fault(self, task: Task, ts: int, cpu: int, addr: int, ip: int, err: int) -> None:
+        """Write down a fault of which only the end was recorded."""
+        before = len(self.rows)
+        task.open_fault(ts, cpu, addr, ip, err)
+        self.faults.completed(task, ts)
+        self.faults.close(task, ts)
+        self.guessed.extend(range(before, len(self.rows)))
+
+    # -- page cache ---------------------------------------------------------------
+
+    def _cache_add(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
+        if 0 <= values[3] < MOST_PAGES and values[4] <= LARGEST_ORDER:
+            super()._cache_add(ts, cpu, values)
+
+    def _cache_del(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
+        if 0 <= values[3] < MOST_PAGES and values[4] <= LARGEST_ORDER:
+            super()._cache_del(ts, cpu, values)
+
+    # -- the end ----------------------------------------------------------------
+
+    def finish(self) -> int:
+        """Close what is open and infer the rest; return the fault cap."""
+        running = sum(one.end < 0 for one in self.threads.values() if one.tid == one.pid)
+        cap = super().finish()
+        fill_spaces(self)
+        guess_codes(self.rows, self.images, self.guessed)
+        if self.gathered.sampled:
+            flags = self.rows.columns.flags
+            for row in range(len(flags)):
+                flags[row] |= EV_SAMPLED
+        for pid, one in self.processes.items():
+            if not one.comm and pid in self._comms:
+                self.processes[pid] = Process(
+                    one.pid, one.ppid, one.start, one.how, self._comms[pid], one.exe
+                )
+        self._note_missing(running)
+        return cap
+
+    def _note_missing(self, running: int) -> None:
+        """Count what the recording does not have at all."""
+        has, told = self.gathered.has, self.missing
+        told[missing.KERNEL_FAULTS] += not self._kernel_traced
+        told[missing.USER_FAULTS] += not (self._user_traced or self.guessed)
+        told[missing.ERROR_CODES] += len(self.guessed)
+        told[missing.CALLS] += sum(
+            not has(f"syscalls:sys_enter_{name}", f"syscalls:sys_exit_{name}")
+            for name in VITAL_CALLS
+        )
+        told[missing.LOCKS] += not self._has_locks
+        told[missing.COUNTERS] += not self.faults.counters
+        told[missing.SETTINGS] += 1
+        told[missing.PAGE_CACHE] += 1
+        told[missing.CLOCK] += self.gathered.facts.get("clock") == "perf"
+        told[missing.TAIL] += running
+        told[missing.MAPS_FROM_RECORDS] += sum(bool(one.snapshot.lines) for one in self.spaces)

@@ -1,0 +1,194 @@
+"""What a recording leaves open, told by what came later in it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from spfreplay.imports.spaces import STACK_REACH, Space
+from spfreplay.record.checkpoint import make_checkpoint, make_image
+from spfreplay.record.rows import Rows
+from spfreplay_reference import contract as c
+from spfreplay_reference.contract import InitialImage
+
+if TYPE_CHECKING:
+    from spfreplay.imports.build import Importer
+
+
+def fill_spaces(importer: Importer) -> None:
+    """Make the images: regions from the maps, pages and break from what followed.
+
+    An address space of which no maps are known gets none: its event of exec
+    becomes the end of the old one.
+    """
+    highest, breaks = _scan(importer.rows, importer.spaces)
+    for space in importer.spaces:
+        if not space.snapshot.lines:
+            _forget(importer.rows, space)
+            continue
+        space.populate(highest.get(space.mm.id, -1))
+        space.snapshot.brk = _start_brk(space, breaks.get(space.mm.id, 0))
+        checkpoint = make_checkpoint(space.snapshot, 0, 0, space.mm.id, importer.files)
+        importer.images[space.image] = make_image(checkpoint)
+
+
+def _forget(rows: Rows, space: Space) -> None:
+    columns, row = rows.columns, space.row
+    if columns.mm[row] == c.MM_NONE:
+        rows.dead.add(row)
+        return
+    columns.op[row] = c.OP_EXIT
+    columns.a0[row] = columns.a1[row] = 0
+
+
+def _start_brk(space: Space, first: int) -> int:
+    """Return where the heap begins: what the first brk() said, else by the maps."""
+    heap = next((one for one in space.snapshot.lines if one.path == "[heap]"), None)
+    if heap is not None and not heap.start <= first <= heap.end:
+        return heap.end
+    return first if 0 <= first < c.TASK_SIZE else 0
+
+
+def _scan(rows: Rows, spaces: Sequence[Space]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return mm -> highest first fault on the stack, and mm -> first break seen."""
+    stacks = {}
+    highest: dict[int, int] = {}
+    for one in spaces:
+        stack = one.stack
+        if stack is not None:
+            stacks[one.mm.id] = (max(0, stack.end - STACK_REACH), stack.end)
+            for addr in one.written:
+                if stack.start <= addr < stack.end:
+                    highest[one.mm.id] = max(addr, highest.get(one.mm.id, -1))
+    breaks: dict[int, tuple[int, int]] = {}
+    columns = rows.columns
+    kept = zip(columns.op, columns.mm, columns.a0, columns.a1, strict=True)
+    for row, (op, mm, a0, a1) in enumerate(kept):
+        if op == c.OP_ACCESS:
+            if mm in stacks and not a1 & c.X86_PF_PROT:
+                low, high = stacks[mm]
+                if low <= a0 < high and a0 > highest.get(mm, -1):
+                    highest[mm] = a0
+        elif op == c.OP_BRK:
+            t, ret = columns.t[row], columns.ret[row]
+            if ret > 0 and (mm not in breaks or t < breaks[mm][0]):
+                breaks[mm] = t, ret
+    return highest, {mm: ret for mm, (_, ret) in breaks.items()}
+
+
+# -- error codes ------------------------------------------------------------
+
+
+class _Rights:
+    """Which pages of an address space may be written: disjoint ascending ranges."""
+
+    __slots__ = ("ranges", "starts")
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ranges: list[tuple[int, int, int]] = []  # start, end, PROT_*
+
+    def copy(self) -> _Rights:
+        twin = _Rights()
+        twin.starts, twin.ranges = self.starts[:], self.ranges[:]
+        return twin
+
+    def at(self, addr: int) -> int:
+        """Return the PROT_* of an address, -1 where nothing is mapped."""
+        at = bisect_right(self.starts, addr) - 1
+        return self.ranges[at][2] if at >= 0 and addr < self.ranges[at][1] else -1
+
+    def put(self, start: int, length: int, prot: int) -> None:
+        """Give ``[start, start + length)`` new rights; -1 unmaps."""
+        end = start + (length + c.PAGE_SIZE - 1 & -c.PAGE_SIZE)
+        if not 0 <= start < end <= c.TASK_SIZE:
+            return
+        low = max(bisect_right(self.starts, start) - 1, 0)
+        high = low
+        kept: list[tuple[int, int, int]] = []
+        while high < len(self.ranges) and self.ranges[high][0] < end:
+            a, b, rights = self.ranges[high]
+            if a < start:
+                kept.append((a, min(b, start), rights))
+            if b > end:
+                kept.append((max(a, end), b, rights))
+            high += 1
+        if prot >= 0:
+            kept.append((start, end, prot))
+        kept.sort()
+        self.ranges[low:high] = kept
+        self.starts[low:high] = [one[0] for one in kept]
+
+
+_CHANGES: Final = frozenset(
+    (c.OP_MMAP, c.OP_MUNMAP, c.OP_MPROTECT, c.OP_MREMAP, c.OP_BRK, c.OP_EXEC, c.OP_FORK)
+)
+
+
+def guess_codes(rows: Rows, images: Sequence[InitialImage], guessed: Sequence[int]) -> None:
+    """Fill in the error codes of the faults ``guessed``: what the mapping allows.
+
+    A fault where writing is allowed is taken for a write, one on the page of its
+    own instruction for a fetch.  Only WRITE and INSTR are guessed: whether the
+    page was there, which PROT tells, no engine asks.
+    """
+    if not guessed:
+        return
+    open_rows = frozenset(guessed)
+    columns = rows.columns
+    spaces: dict[int, _Rights] = {}
+    for row in rows.order():
+        op = columns.op[row]
+        if op == c.OP_ACCESS:
+            if row in open_rows:
+                columns.a1[row] |= _code(
+                    spaces, columns.mm[row], columns.a0[row], columns.a2[row]
+                )
+        elif op in _CHANGES:
+            _follow(rows, row, spaces, images)
+
+
+def _code(spaces: dict[int, _Rights], mm: int, addr: int, ip: int) -> int:
+    prot = spaces[mm].at(addr) if mm in spaces else -1
+    if prot >= 0 and prot & c.PROT_EXEC and ip >> c.PAGE_SHIFT == addr >> c.PAGE_SHIFT:
+        return c.X86_PF_INSTR
+    return c.X86_PF_WRITE if prot < 0 or prot & c.PROT_WRITE else 0
+
+
+def _follow(
+    rows: Rows, row: int, spaces: dict[int, _Rights], images: Sequence[InitialImage]
+) -> None:
+    """Apply an event that changes rights."""
+    columns = rows.columns
+    op, mm, ret = columns.op[row], columns.mm[row], columns.ret[row]
+    a0, a1, a2 = columns.a0[row], columns.a1[row], columns.a2[row]
+    if op == c.OP_EXEC:
+        rights = spaces[a0] = _Rights()
+        for one in images[a1].regions:
+            rights.put(one.start, one.end - one.start, one.flags & 7)
+        return
+    rights = spaces.setdefault(mm, _Rights())
+    if op == c.OP_FORK:
+        if a1 != mm:
+            spaces[a1] = rights.copy()
+    elif -4096 < ret < 0 or ret == c.RET_UNKNOWN:
+        return
+    elif op == c.OP_MMAP:
+        rights.put(ret, a1, a2)
+    elif op == c.OP_MUNMAP:
+        rights.put(a0, a1, -1)
+    elif op == c.OP_MPROTECT:
+        rights.put(a0, a1, a2)
+    elif op == c.OP_MREMAP:
+        prot = rights.at(a0)
+        rights.put(a0, a1, -1)
+        rights.put(ret, a2, prot)
+    elif op == c.OP_BRK and ret > 0:
+        start = images_break(images, spaces, mm)
+        rights.put(start, ret - start, c.PROT_READ | c.PROT_WRITE)
+
+
+def images_break(images: Sequence[InitialImage], spaces: dict[int, _Rights], mm: int) -> int:
+    """Return where the heap of an address space begins: that of its nearest image."""
+    return next((one.start_brk for one in reversed(images) if one.start_brk), 0)

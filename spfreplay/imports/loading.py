@@ -1,0 +1,134 @@
+"""From a foreign file to a trace: what ``spfreplay import`` calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from spfreplay import __version__
+from spfreplay.imports.build import Importer
+from spfreplay.imports.gathered import Gathered
+from spfreplay.imports.input import Input, open_input
+from spfreplay.imports.perfdata import read_perf_data
+from spfreplay.record.ring import RawRecord
+from spfreplay.trace.bounds import MAX_CPUS
+from spfreplay.trace.events import Columns, Header, Tables
+from spfreplay_reference.contract import KernelProfile
+
+FORMATS: Final = ("perf.data", "perf-script", "trace-cmd")
+READERS: Final[dict[str, Callable[[Input], Gathered]]] = {"perf.data": read_perf_data}
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """How to import.
+
+    ``form`` forces a format, "" = recognised from the content.  ``pids`` keeps
+    only these processes and what they fork.
+    """
+
+    form: str = ""
+    pids: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Imported:
+    """A trace in memory, as :class:`~spfreplay.record.recorder.Recording` is."""
+
+    tables: Tables
+    chunks: Iterator[Columns]
+    events: int
+    records: int
+    missing: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def load(
+    source: str | os.PathLike[str] | bytes, options: ImportOptions | None = None
+) -> Imported:
+    """Import a file, ``-`` (stdin) or bytes.
+
+    :raises TraceError: the input is of no known format, or damaged; with its
+        offset, or line and column.
+    """
+    options = options or ImportOptions()
+    given = open_input(source)
+    gathered = READERS[options.form or "perf.data"](given)
+    return assemble(given, gathered, options)
+
+
+def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Imported:
+    """Make a trace of what a reader found in ``given``."""
+    importer: Importer | None = None
+    records, last = 0, 0
+    for batch in gathered.batches():
+        if importer is None:
+            t0 = next((one[0] for one in batch if one[0] > 0), 0)
+            if t0 == 0:
+                continue  # what was there before, and nothing else yet
+            importer = Importer(gathered, t0, options.pids)
+        _check(given, batch)
+        importer.feed(batch)
+        records += len(batch)
+        last = batch[-1][0]
+    if importer is None:
+        given.refuse(None, "no records")
+    importer.run.end = last
+    cap = importer.finish()
+    if not len(importer.rows):
+        given.refuse(None, "nothing happened to the memory of any process that was chosen")
+    tables = Tables(
+        _header(gathered, importer, cap),
+        list(importer.processes.values()),
+        [*importer.old_threads, *importer.threads.values()],
+        importer.files.finish(),
+        importer.images,
+    )
+    return Imported(
+        tables, importer.rows.chunks(importer.run.t0), len(importer.rows), records,
+        told(importer), dict(importer.counts),
+    )  # fmt: skip
+
+
+def _check(given: Input, batch: list[RawRecord]) -> None:
+    """Refuse times and CPUs that no trace can hold."""
+    if batch[-1][0] >> 62 or batch[0][0] < 0:
+        given.refuse(None, f"a time of {batch[-1][0]} ns, expected less than 146 years")
+    if max([one[1] for one in batch]) >= MAX_CPUS:
+        given.refuse(None, f"a CPU number of {MAX_CPUS} or more")
+
+
+def told(importer: Importer) -> dict[str, int]:
+    """Return what is missing, in a fixed order."""
+    return {name: count for name, count in sorted(importer.missing.items()) if count}
+
+
+def _header(gathered: Gathered, importer: Importer, cap: int) -> Header:
+    facts: dict[str, Any] = {
+        **gathered.facts,
+        "missing": told(importer),
+        "counts": dict(sorted(importer.counts.items())),
+    }
+    if gathered.sampled:
+        facts["sampled"] = list(gathered.sampled)
+    return Header(
+        source=gathered.source,
+        recorder=f"spfreplay {__version__}",
+        arch=gathered.arch or "x86_64",
+        profile=KernelProfile(release=gathered.release or "unknown"),
+        command=_command(gathered.command),
+        t0=importer.run.t0,
+        ncpu=gathered.ncpu,
+        events_enabled=gathered.events,
+        fault_cap=cap,
+        facts=facts,
+    )
+
+
+def _command(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what stands behind -- of perf's own command line."""
+    if "--" in command:
+        return command[command.index("--") + 1 :]
+    return ()

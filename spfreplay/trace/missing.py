@@ -1,0 +1,67 @@
+"""What a recording made elsewhere may not say, and how far that goes.
+
+An import counts what it had to do without in the header's facts, under
+``missing``: name -> how often.  The grades are those of
+:mod:`spfreplay.trace.health`; D caps a match.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+
+class Gap(NamedTuple):
+    """One kind of missing knowledge; ``text`` has a ``{}`` for the count."""
+
+    grade: str
+    text: str
+
+
+MAPS_FROM_RECORDS: Final = "maps-from-mmap-records"
+MAPS_FROM_ELF: Final = "maps-from-elf"
+BEGAN_RUNNING: Final = "began-running"
+ERROR_CODES: Final = "no-error-codes"
+KERNEL_FAULTS: Final = "no-kernel-faults"
+USER_FAULTS: Final = "no-user-faults"
+CALLS: Final = "no-calls"
+FORK_FLAGS: Final = "no-fork-flags"
+THREADS: Final = "no-process-ids"
+LOCKS: Final = "no-locks"
+COUNTERS: Final = "no-counters"
+PAGE_CACHE: Final = "no-page-cache"
+SETTINGS: Final = "no-kernel-settings"
+CLOCK: Final = "other-clock"
+CPUS: Final = "no-cpus"
+COARSE_TIMES: Final = "coarse-times"
+TAIL: Final = "unfinished-processes"
+
+GAPS: Final[dict[str, Gap]] = {
+    MAPS_FROM_RECORDS: Gap("B", "initial maps of {} address space(s) from perf's mmap records"),
+    MAPS_FROM_ELF: Gap("C", "initial maps of {} address space(s) rebuilt from ELF files"),
+    BEGAN_RUNNING: Gap("D", "{} process(es) ran before: which pages they had is not known"),
+    ERROR_CODES: Gap("D", "{} fault(s) without an error code: read or write is a guess"),
+    KERNEL_FAULTS: Gap("D", "faults in kernel mode were not recorded"),
+    USER_FAULTS: Gap("D", "faults in user mode were not recorded"),
+    CALLS: Gap("D", "{} kind(s) of call that change memory were not recorded"),
+    FORK_FLAGS: Gap("C", "{} fork(s) of which it is a guess whether memory is shared"),
+    THREADS: Gap("C", "{} thread(s) of which the process is a guess"),
+    LOCKS: Gap("B", "mmap_lock was not recorded: calls take effect where they end"),
+    COUNTERS: Gap("B", "rss_stat was not recorded: faults take effect where they end"),
+    PAGE_CACHE: Gap("B", "what the page cache held is not known: all pages are taken as there"),
+    SETTINGS: Gap("B", "the kernel's memory settings are not known: taken to be the defaults"),
+    CLOCK: Gap("B", "times are not of CLOCK_MONOTONIC: record with -k mono"),
+    CPUS: Gap("C", "events without a CPU: record with --sample-cpu"),
+    COARSE_TIMES: Gap("D", "times in microseconds: the order of what happened is a guess"),
+    TAIL: Gap("B", "{} process(es) were still running at the end"),
+}
+
+
+def missing_of(facts: dict[str, Any]) -> dict[str, int]:
+    """Return what is missing by the facts of a header; what is unknown is left out.
+
+    Facts come from files: nothing is believed about their types.
+    """
+    told = facts.get("missing")
+    if not isinstance(told, dict):
+        return {}
+    return {name: count for name in GAPS if type(count := told.get(name)) is int and count > 0}
