@@ -113,7 +113,8 @@ class _Walk:
             names.append(name)
             if attr.sampled:
                 sampled.append(name)
-            for ident in attr.ids or (0,):
+            told = attr.sample_type & (p.IDENTIFIER | p.ID)
+            for ident in attr.ids if told else (0,):
                 self._events[ident] = event
         soft = {"minor-faults", "major-faults"}
         self.soft = "page-faults" in names or soft <= set(names)
