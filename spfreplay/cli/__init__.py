@@ -32,6 +32,7 @@ VERBS: Final = {
     "anonymize": ("spfreplay.cli.anonymize:anonymize", "Write a trace that may be shown."),
     "mutants": ("spfreplay.cli.mutants:mutants", "Say which check of the protocol is needed."),
     "fuzz": ("spfreplay.cli.fuzz:fuzz", "Make up traces; keep what shows something new."),
+    "corpus": ("spfreplay.cli.corpus:corpus", "Keep a folder of small traces."),
     "oracle": ("spfreplay.cli.oracle:oracle", "Let this kernel judge the engines."),
 }
 

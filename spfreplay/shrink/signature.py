@@ -133,7 +133,11 @@ def parts_of(trace: Trace, manner: Manner) -> Iterator[Part]:
 class Window:
     """One window explored: what went wrong in it, and by which steps."""
 
-    def __init__(self, part: Part, manner: Manner) -> None:
+    def __init__(self, part: Part, manner: Manner, preemptions: int | None = None) -> None:
+        """Explore a window.
+
+        :param preemptions: only the orders with at most so many.
+        """
         assert part.case is not None
         self.part = part
         self.case = part.case
@@ -142,6 +146,8 @@ class Window:
             self.case,
             Budget(steps=manner.steps, seconds=manner.seconds),
             options=manner.engine,
+            strategy="portfolio" if preemptions is None else "complete",
+            preemptions=preemptions,
         )
         self._teller: Teller | None = None
 
@@ -185,13 +191,16 @@ class Window:
 
     def shows(self, wanted: Signature) -> Witness | None:
         """Return an order that shows ``wanted``; None if none that was met does."""
+        return next(self.showing(wanted), None)
+
+    def showing(self, wanted: Signature) -> Iterator[Witness]:
+        """Yield orders that show ``wanted``: of each outcome the plainest one met."""
         for finding, choices in self.findings():
             if finding.outcome != wanted.outcome or not _may_be(finding, wanted):
                 continue
             signature, witness = self.told(finding, choices)
             if signature == wanted:
-                return witness
-        return None
+                yield witness
 
 
 def _may_be(finding: Finding, wanted: Signature) -> bool:

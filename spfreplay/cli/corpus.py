@@ -1,0 +1,176 @@
+"""``spfreplay corpus``: a folder of small traces that is worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from spfreplay.cli import complain, failed
+from spfreplay.cli.options import emit, exit_code
+from spfreplay.cli.protocols import DEFAULT, ProtocolName
+from spfreplay.errors import EXIT_UNREADABLE, SpfreplayError
+
+if TYPE_CHECKING:
+    from spfreplay.corpus.merge import Measure
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def _form(command: F) -> F:
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How to tell it.",
+    )(command)
+
+
+def _folder(command: F) -> F:
+    """Add FOLDER, and ``-v`` for a traceback."""
+    verbose = click.option("-v", "--verbose", is_flag=True, help="Say more; tracebacks.")
+    return verbose(click.argument("folder", type=_FOLDER)(command))
+
+
+def _measuring(command: F) -> F:
+    """Add what coverage is measured under."""
+    return click.option(
+        "--protocol",
+        type=ProtocolName(),
+        metavar="NAME",
+        default=DEFAULT,
+        show_default=True,
+        help="Measure coverage under this protocol.",
+    )(command)
+
+
+@click.group()
+def corpus() -> None:
+    """A folder of small traces, each with what it reaches.
+
+    Any number of processes may work on it; it is whole at every moment.
+    """
+
+
+@corpus.command()
+@_folder
+@click.argument("paths", metavar="TRACE...", nargs=-1, required=True)
+@click.option("--origin", default="", help="Where they come from.  [default: the path]")
+@_measuring
+def add(folder: Path, paths: tuple[str, ...], origin: str, protocol: str, verbose: bool) -> int:
+    """Add each TRACE to FOLDER, with the coverage that it has."""
+    from spfreplay.corpus import Corpus
+    from spfreplay.corpus.merge import Merged, add_trace
+    from spfreplay.report.text_corpus import merged
+
+    found = Merged()
+    measure = _measure(protocol)
+    codes = []
+    for path in paths:
+        try:
+            add_trace(Corpus(folder), path, found, origin, measure)
+        except ValueError as error:
+            complain(f"{path}: {error}")
+            codes.append(EXIT_UNREADABLE)
+        except SpfreplayError as error:
+            codes.append(failed(error))
+    found.refused += [""] * len(codes)
+    emit(merged(found), None)
+    return exit_code(codes)
+
+
+def _measure(protocol: str) -> Measure | None:
+    """Return what measures the coverage of a trace."""
+    from spfreplay.corpus.measure import measure_of
+
+    return measure_of(protocol)
+
+
+@corpus.command("list")
+@_folder
+@_form
+def list_(folder: Path, form: str, verbose: bool) -> int:
+    """List the entries of FOLDER.
+
+    "alone" is how many features an entry has that no other one has.
+    """
+    from spfreplay.corpus import Corpus
+    from spfreplay.corpus.stats import stats
+    from spfreplay.report import text_corpus
+
+    found = stats(Corpus(folder))
+    emit((text_corpus.listing_json if form == "json" else text_corpus.listing)(found), None)
+    return EXIT_UNREADABLE if found.broken else 0
+
+
+@corpus.command("stats")
+@_folder
+@_form
+def stats_(folder: Path, form: str, verbose: bool) -> int:
+    """Say what is in FOLDER, in numbers."""
+    from spfreplay.corpus import Corpus
+    from spfreplay.corpus.stats import stats
+    from spfreplay.report import text_corpus
+
+    found = stats(Corpus(folder))
+    emit((text_corpus.summary_json if form == "json" else text_corpus.summary)(found), None)
+    return EXIT_UNREADABLE if found.broken else 0
+
+
+@corpus.command("min")
+@_folder
+@click.option("--dry-run", is_flag=True, help="Remove nothing.")
+def min_(folder: Path, dry_run: bool, verbose: bool) -> int:
+    """Remove the entries of FOLDER that its coverage does not need.
+
+    The fewest and smallest are kept that reach all that is reached, and that
+    diverge under every protocol under which one does.
+    """
+    from spfreplay.corpus import BrokenEntry, Corpus
+    from spfreplay.corpus.minimize import minimize
+    from spfreplay.report.text_corpus import minimized
+
+    if not folder.is_dir():
+        raise BrokenEntry(folder, "expected a folder")
+    found = minimize(Corpus(folder), dry_run)
+    emit(minimized(found, dry_run), None)
+    return EXIT_UNREADABLE if found.broken else 0
+
+
+@corpus.command("merge")
+@_folder
+@click.argument("others", metavar="OTHER...", nargs=-1, required=True, type=_FOLDER)
+@click.option(
+    "--measure", "measured", is_flag=True, help="Measure coverage instead of believing it."
+)
+@_measuring
+def merge_(
+    folder: Path, others: tuple[Path, ...], measured: bool, protocol: str, verbose: bool
+) -> int:
+    """Take the entries of OTHER... into FOLDER.
+
+    What is known of a trace is united.  What is broken is refused, a line each.
+    """
+    from spfreplay.corpus import Corpus
+    from spfreplay.corpus.merge import Merged, merge
+    from spfreplay.report.text_corpus import merged
+
+    found = Merged()
+    measure = _measure(protocol) if measured else None
+    codes = []
+    for other in others:
+        try:
+            merge(Corpus(folder), other, found, measure)
+        except SpfreplayError as error:
+            codes.append(failed(error))
+    for line in found.refused:
+        complain(line)
+        codes.append(EXIT_UNREADABLE)
+    emit(merged(found), None)
+    return exit_code(codes)
