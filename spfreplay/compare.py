@@ -45,6 +45,7 @@ class Comparison:
     suspect: Suspect | None = None
     differing: int = 0
     interrupted: bool = False
+    late: bool = False  # the budget ended before the trace
     images: int = 0
     pages: int = 0
     played: int = 0
@@ -76,6 +77,11 @@ class Comparison:
         """Compare the last images."""
         if not self.interrupted:
             self._compare_everything()
+
+    @property
+    def ended_early(self) -> bool:
+        """Is there something of the trace that was not played?"""
+        return self.interrupted or self.late
 
     def _stops(self, columns: Columns) -> list[int]:
         """Return where in a chunk images must be compared *before* the event."""

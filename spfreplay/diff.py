@@ -256,6 +256,18 @@ class Numbers:
     pages_compared: int = 0
 
 
+class Baseline(NamedTuple):
+    """How a result stands to an earlier report of the same trace and protocol.
+
+    Divergences go by what :mod:`spfreplay.signature` calls them.
+    """
+
+    path: str
+    new: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()  # there as well
+    gone: tuple[str, ...] = ()  # only there
+
+
 @dataclass(frozen=True, slots=True)
 class DiffResult:
     """Everything that is known about one trace at the end."""
@@ -282,6 +294,9 @@ class DiffResult:
     files: tuple[str, ...] = ()
     interrupted_at: int | None = None
     orders: OrdersTold | None = None
+    #: what the divergences go by in another run, and how that one was
+    signatures: tuple[str, ...] = ()
+    baseline: Baseline | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -300,11 +315,16 @@ class DiffResult:
     @property
     def exit_code(self) -> int:
         """0, 1 or 4: see conventions on exit codes."""
-        if self.verdict == DIVERGED:
+        if self.verdict == DIVERGED and not self.nothing_new:
             return EXIT_DIVERGED
-        if self.verdict == UNKNOWN or not self.suffices:
+        if self.verdict == UNKNOWN or self.caps or not self.suffices:
             return EXIT_UNDECIDED
         return EXIT_MATCH
+
+    @property
+    def nothing_new(self) -> bool:
+        """Is all that diverges in the baseline?"""
+        return self.baseline is not None and not self.baseline.new
 
     @property
     def suffices(self) -> bool:

@@ -7,6 +7,7 @@ Both engines advance together, chunk by chunk, in the recorded order.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from spfreplay.engines import (
 from spfreplay.locate import Pair, fetch, locate
 from spfreplay.protocols import definition
 from spfreplay.selection import select
+from spfreplay.signature import names_of
 from spfreplay.trace.container import Trace
 from spfreplay.trace.health import HEALTH_COLUMNS, Examination, Health
 from spfreplay.windows import CUT_COLUMNS, Cutter, WindowStats, earliest_enters
@@ -53,12 +55,14 @@ def diff_trace(
     progress: Progress | None = None,
     explored: Progress | None = None,
     make_pair: MakePair | None = None,
+    deadline: float | None = None,
 ) -> DiffResult:
     """Run both engines over ``trace`` and say where they first differ.
 
     :param progress: called with the number of events done since the last call
     :param explored: called with the number of windows explored since the last call
     :param make_pair: builds the two players; for tests that plant bugs
+    :param deadline: as time.monotonic() has it: what is not done by then is left out
     :raises ModelError: an engine failed
     :raises CannotError: no notebook can be kept where the options say
     """
@@ -82,6 +86,9 @@ def diff_trace(
                 comparison.feed(columns)
                 if progress:
                     progress(len(columns))
+                if deadline is not None and time.monotonic() > deadline:
+                    comparison.late = comparison.played < trace.events
+                    break
             comparison.finish()
     except KeyboardInterrupt:
         comparison.interrupted = True
@@ -90,9 +97,18 @@ def diff_trace(
     windows = cutter.finish()
     orders = None
     legal = definition(options.protocol).reference  # each of its orders is legal
-    if options.explore and wide and not (legal or comparison.interrupted or divergence):
-        orders = explore(trace, wide, options, explored)
+    if options.explore and wide and not (legal or comparison.ended_early or divergence):
+        orders = explore(trace, wide, within(options, deadline), explored)
     return conclude(trace, path, options, health, windows, comparison, divergence, orders)
+
+
+def within(options: DiffOptions, deadline: float | None) -> DiffOptions:
+    """Return ``options`` with the seconds that are left."""
+    if deadline is None:
+        return options
+    left = max(0.0, deadline - time.monotonic())
+    seconds = left if options.seconds is None else min(left, options.seconds)
+    return options._replace(seconds=seconds)
 
 
 def explore(
@@ -166,6 +182,9 @@ def conclude(
         caps.append(f"{unmodelled} operations are not modelled")
     if comparison.interrupted:
         caps.append(f"interrupted after {comparison.played} of {trace.events} events")
+    if comparison.late:
+        done = f"{comparison.played} of {trace.events} events"
+        caps.append(f"the budget was spent after {done}")
     locked, speculative = comparison.pair
     listed = locked.mismatches[:_LISTED_MISMATCHES]
     events = fetch(trace, [one.event for one in listed])
@@ -190,7 +209,8 @@ def conclude(
         interrupted_at=comparison.played if comparison.interrupted else None,
         orders=orders,
     )
-    return replace(result, verdict=DIVERGED) if result.new_races else result
+    verdict = DIVERGED if result.new_races else result.verdict
+    return replace(result, verdict=verdict, signatures=names_of(result))
 
 
 def scope_of(windows: WindowStats, orders: OrdersTold | None, protocol: str) -> str:
