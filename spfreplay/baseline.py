@@ -108,7 +108,9 @@ def _document(path: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise TraceError(path, "", f"expected a report of diff --format json: {error}") from None
+        raise TraceError(
+            path, "", f"expected a report of diff --format json: {error}"
+        ) from None
     if not isinstance(document, dict) or document.get("tool") != "spfreplay":
         raise TraceError(path, "", "expected a report of diff --format json")
     if document.get("command") != "diff":

@@ -90,26 +90,36 @@ def perform(
 
     :param trace: the trace, if it is open already.
     """
-    name = task.path, task.options.protocol
     try:
         trace = trace or open_trace(task.path)
-        options = task.options._replace(
-            first=_event(trace, task.first), last=_event(trace, task.last)
-        )
         result = diff_trace(
             trace,
-            options,
+            settled(task, trace),
             path=task.path,
             progress=progress,
             explored=explored,
             deadline=None if task.seconds is None else time.monotonic() + task.seconds,
         )
-    except SpfreplayError as error:
-        return Done(*name, None, str(error), error.exit_code, traceback.format_exc())
     except Exception as error:
+        return failure(task, error)
+    return Done(task.path, task.options.protocol, result)
+
+
+def settled(task: Task, trace: Trace) -> DiffOptions:
+    """Return the options of a task with its places as event numbers."""
+    first, last = _event(trace, task.first), _event(trace, task.last)
+    return task.options._replace(first=first, last=last)
+
+
+def failure(task: Task, error: Exception) -> Done:
+    """Return what a task came to that raised."""
+    told, code = str(error), EXIT_INTERNAL
+    if isinstance(error, SpfreplayError):
+        code = error.exit_code
+    else:
         told = f"internal error: {type(error).__name__}: {error} (-v shows where)"
-        return Done(*name, None, told, EXIT_INTERNAL, traceback.format_exc())
-    return Done(*name, result)
+    lines = "".join(traceback.format_exception(error))
+    return Done(task.path, task.options.protocol, None, told, code, lines)
 
 
 def perform_all(
@@ -133,9 +143,7 @@ def perform_all(
     return True
 
 
-def timed(
-    tasks: Sequence[Task], clock: Clock, done: Callable[[Done], None]
-) -> Iterator[Task]:
+def timed(tasks: Sequence[Task], clock: Clock, done: Callable[[Done], None]) -> Iterator[Task]:
     """Yield ``tasks``, each with its part of the time; tell those that get none."""
     for n, task in enumerate(tasks):
         seconds = clock.part(len(tasks) - n)

@@ -59,8 +59,12 @@ def signature_of(outcome: str, what: str, place: str, told: Telling | None) -> S
     return Signature(outcome, kind, tuple(steps[n] for n in told.decisive))
 
 
-def recorded_signature(found: Divergence) -> Signature:
-    """Return what a difference in the recorded order is known by."""
+def recorded_signature(result: DiffResult) -> Signature | None:
+    """Return what a difference in the recorded order is known by; None without one."""
+    return None if result.divergence is None else _recorded(result.divergence)
+
+
+def _recorded(found: Divergence) -> Signature:
     result, event = found.result, found.result_event
     if result is None or event is None:
         return Signature(RECORDED, _kinds_in(found.differences))
@@ -81,9 +85,10 @@ def name_of(race: Race) -> str:
 
 def names_of(result: DiffResult) -> tuple[str, ...]:
     """Return what the divergences of a result go by in a baseline, each once."""
-    first = [] if result.divergence is None else [str(recorded_signature(result.divergence))]
+    first = recorded_signature(result)
     races = result.orders.races if result.orders is not None else ()
-    return tuple(dict.fromkeys([*first, *map(name_of, races)]))
+    names = [] if first is None else [str(first)]
+    return tuple(dict.fromkeys([*names, *map(name_of, races)]))
 
 
 def _kinds_of(near: Nearest) -> str:

@@ -111,7 +111,7 @@ class Tally:
         self._tables = tables
         self._reasons = reasons
         #: reason numbers of faults that were served speculatively
-        self._served = {0} | {i for i, name in enumerate(reasons) if name == _SIGNALLED}
+        self._served = {i for i, name in enumerate(reasons) if name in ("", _SIGNALLED)}
         self._keep = keep
         self._locked: Counter[int] = Counter()
         self._speculative: Counter[int] = Counter()

@@ -7,37 +7,37 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spfreplay.cli import failed
+from spfreplay.cli.batch import run, told
 from spfreplay.cli.options import (
     AddressRange,
     Budget,
     Duration,
     Place,
-    counting,
     emit,
     exit_code,
-    progress,
     talking,
     traces,
     use_colour,
     writing,
 )
-from spfreplay.cli.protocols import ProtocolName, protocol_of
-from spfreplay.errors import EXIT_INTERRUPTED, SpfreplayError
+from spfreplay.cli.protocols import ProtocolName, protocols_of
+from spfreplay.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from spfreplay.diff import DiffOptions, DiffResult
-    from spfreplay.trace.container import Trace
+    from spfreplay.diff import DiffResult
 
 
 @click.command()
 @traces
 @click.option(
     "--protocol",
+    "protocols",
     type=ProtocolName(),
+    multiple=True,
     metavar="NAME",
-    help="What to compare with the locked kernel: spf-v11, spf-fixed, either of them"
-    " with patches (spf-fixed+M50), or locked.  [default: spf-v11]",
+    help="What to compare with the locked kernel: spf-v11, spf-v11-file-faults, spf-fixed,"
+    " one of them with patches (spf-fixed+M50), or locked.  Repeated: a table of all."
+    "  [default: spf-v11]",
 )
 @click.option(
     "--mutate",
@@ -90,6 +90,12 @@ if TYPE_CHECKING:
     default="report",
     help="Whether published defects of the protocol make a divergence.",
 )
+@click.option(
+    "--baseline",
+    type=click.Path(),
+    metavar="REPORT",
+    help="Show and count only what is not in this earlier report (--format json).",
+)
 @click.option("--skew", type=Duration(), default=0, help="Widen every interval by this.")
 @click.option("--pid", type=int, help="Compare this process only.")
 @click.option("--range", "pages", type=AddressRange(), help="Compare these addresses only.")
@@ -106,7 +112,7 @@ if TYPE_CHECKING:
 @talking
 def diff(
     paths: tuple[str, ...],
-    protocol: str | None,
+    protocols: tuple[str, ...],
     mutate: tuple[str, ...],
     file_faults: bool,
     speculate_single_threaded: bool,
@@ -118,6 +124,7 @@ def diff(
     jobs: int | None,
     preemptions: int | None,
     known_defects: str,
+    baseline: str | None,
     skew: int,
     pid: int | None,
     pages: tuple[int, int] | None,
@@ -136,11 +143,12 @@ def diff(
     Everything is replayed; --pid, --range, --from and --to limit what is
     compared and counted.
     """
+    from spfreplay.baseline import EarlierReport
+    from spfreplay.batch import Task
     from spfreplay.diff import DiffOptions
-    from spfreplay.orders import workers
+    from spfreplay.executors import workers
 
     options = DiffOptions(
-        protocol=protocol_of(protocol, mutate),
         file_faults=file_faults,
         speculate_single_threaded=speculate_single_threaded,
         skew=skew,
@@ -157,61 +165,37 @@ def diff(
         preemptions=preemptions,
         accept_known=known_defects == "accept",
     )
-    results: list[DiffResult] = []
-    codes: list[int] = []
-    for path in paths:
-        try:
-            result = _one(path, options, first, last, quiet)
-        except SpfreplayError as error:
-            codes.append(failed(error))
-            continue
-        results.append(result)
-        codes.append(result.exit_code)
-        if result.interrupted:
-            codes.append(EXIT_INTERRUPTED)
-            break
+    names = protocols_of(protocols, mutate)
+    tasks = [
+        Task(path, options._replace(protocol=name), first, last)
+        for path in paths
+        for name in names
+    ]
+    earlier = EarlierReport(baseline) if baseline is not None else None
+    done, interrupted = run(tasks, options.jobs, earlier, quiet)
+    codes = [code for each in done for code in each.exit_codes]
+    for each in done:
+        if each.result is None:
+            told(each, verbose)
+    results = [each.result for each in done if each.result is not None]
     if results:
-        text = _tell(results, form, len(paths) == 1 or verbose, use_colour(color, output))
+        full = len(paths) == 1 or verbose
+        text = _tell(results, form, len(names) > 1, full, use_colour(color, output))
         emit(text, output)
-    return exit_code(codes, bisect)
+    return exit_code(codes + [EXIT_INTERRUPTED] * interrupted, bisect)
 
 
-def _one(
-    path: str,
-    options: DiffOptions,
-    first: tuple[int | None, int | None] | None,
-    last: tuple[int | None, int | None] | None,
-    quiet: bool,
-) -> DiffResult:
-    from spfreplay.pipeline import diff_trace
-    from spfreplay.trace.container import open_trace
-
-    trace = open_trace(path)
-    options = options._replace(first=_event(trace, first), last=_event(trace, last))
-    with progress(path, trace.events, quiet) as advance:
-        explored = counting(path, "windows explored", quiet)
-        return diff_trace(trace, options, path=path, progress=advance, explored=explored)
-
-
-def _event(trace: Trace, place: tuple[int | None, int | None] | None) -> int | None:
-    """Turn a place into an event number."""
-    from spfreplay.selection import event_at
-
-    if place is None:
-        return None
-    number, since = place
-    if number is not None:
-        return number
-    return event_at(trace, since or 0)
-
-
-def _tell(results: list[DiffResult], form: str, full: bool, colour: bool) -> str:
+def _tell(
+    results: list[DiffResult], form: str, side_by_side: bool, full: bool, colour: bool
+) -> str:
     if form == "json":
         from spfreplay.report import as_json
 
         return as_json.diff(results)
-    from spfreplay.report import text
+    from spfreplay.report import text, text_table
 
+    if side_by_side:
+        return text_table.render(results)
     if full:
         return "\n".join(text.render(result, colour) for result in results)
     return "".join(text.verdict_line(result, colour) + "\n" for result in results)

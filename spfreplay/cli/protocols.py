@@ -40,3 +40,12 @@ def protocol_of(name: str | None, mutate: Sequence[str]) -> str:
         return protocol(mutated(name, mutate)).name
     except PatchError as error:
         raise click.UsageError(str(error)) from error
+
+
+def protocols_of(names: Sequence[str], mutate: Sequence[str]) -> list[str]:
+    """Return each protocol that is asked for, once, all with the same bugs planted.
+
+    :raises UsageError: there is none
+    """
+    asked = [protocol_of(name, mutate) for name in names] or [protocol_of(None, mutate)]
+    return list(dict.fromkeys(asked))

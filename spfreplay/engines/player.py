@@ -194,8 +194,8 @@ def make_engine(protocol: str, tables: Tables, options: EngineOptions | None = N
 
 
 def reasons_of(engine: Engine) -> tuple[str, ...]:
-    """Name the reasons why a fault was not taken speculatively, by number."""
-    names: tuple[str, ...] = getattr(engine, "reasons", ("",))
+    """Name the reasons why a fault was not taken speculatively, by number; "": it was."""
+    names: tuple[str, ...] = getattr(engine, "reasons", ("every fault takes it",))
     return names
 
 

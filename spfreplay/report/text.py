@@ -47,7 +47,9 @@ def verdict_line(result: DiffResult, colour: bool = False) -> str:
     word = result.verdict
     if colour:
         word = f"\x1b[1;{_COLOURS.get(result.verdict, '33')}m{word}\x1b[0m"
-    if result.divergence is not None:
+    if result.verdict == DIVERGED and result.nothing_new:
+        word += f" (nothing new{_as_before(result)})"
+    elif result.divergence is not None and text_orders.shows_divergence(result):
         word += f" at event #{result.divergence.event.number}"
     elif result.verdict == DIVERGED:
         word += f" ({text_orders.summary(result)})"
@@ -61,14 +63,22 @@ def verdict_line(result: DiffResult, colour: bool = False) -> str:
     return line
 
 
+def _as_before(result: DiffResult) -> str:
+    held = result.baseline.held if result.baseline is not None else ()
+    return f", {len(held)} as in the baseline" if held else ""
+
+
 def render(result: DiffResult, colour: bool = False) -> str:
     """Tell the whole result."""
     parts = [verdict_line(result, colour), *_about(result)]
-    if result.divergence is not None:
+    if result.divergence is not None and text_orders.shows_divergence(result):
         parts += ["", *divergence(result, result.divergence)]
     told = list(text_orders.races(result))
     if told:
         parts += ["", *told]
+    compared = list(text_orders.against(result))
+    if compared:
+        parts += ["", *compared]
     for section in (_outcomes, _speculation, _mappings, _windows, _recording, _unexplored):
         lines = list(section(result))
         if lines:

@@ -4,20 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
+from typing import NamedTuple
 
 from spfreplay.diff import DiffOptions, DiffResult, OrdersTold, Race
 from spfreplay.report import words
 from spfreplay.report.columns import columns
 from spfreplay.report.outcomes import Facts, came_to, filled
 from spfreplay.report.words import count
+from spfreplay.signature import name_of, recorded_signature
 from spfreplay.telling import Telling
 
 RULE = "=" * words.WIDTH
 
 
+class Divergences(NamedTuple):
+    """How many divergences a result has; those of a known defect are one."""
+
+    new: int
+    known: int
+    held: int = 0  # in the baseline as well
+
+
+def tallied(result: DiffResult) -> Divergences:
+    """Count what a result has to show, and what an earlier one has shown already."""
+    races = shown_races(result)
+    known = len({race.known for race in races if race.known})
+    new = sum(not race.known for race in races) + shows_divergence(result)
+    return Divergences(new, known, len(result.baseline.held) if result.baseline else 0)
+
+
+def shown_races(result: DiffResult) -> tuple[Race, ...]:
+    """Return the races that are told: all, or those that the baseline has not."""
+    races = result.orders.races if result.orders is not None else ()
+    told = result.baseline
+    return races if told is None else tuple(r for r in races if name_of(r) in told.new)
+
+
+def shows_divergence(result: DiffResult) -> bool:
+    """Tell whether the recorded order shows something that is told."""
+    told, name = result.baseline, recorded_signature(result)
+    return name is not None and (told is None or str(name) in told.new)
+
+
 def summary(result: DiffResult) -> str:
     """Say in a few words what the orders have shown."""
-    races = result.orders.races if result.orders is not None else ()
+    races = shown_races(result)
     known = len({race.known for race in races if race.known})
     new = sum(not race.known for race in races)
     parts = [count(known, "known defect")] if known else []
@@ -25,12 +56,21 @@ def summary(result: DiffResult) -> str:
     return ", ".join(parts)
 
 
+def against(result: DiffResult) -> Iterator[str]:
+    """Say what has changed since the baseline."""
+    told = result.baseline
+    if told is None:
+        return
+    yield from _wrapped(f"Against {told.path}:", "")
+    yield f"  {len(told.new)} new, {len(told.held)} as there, {len(told.gone)} gone"
+    for mark, names in (("new ", told.new), ("gone", told.gone)):
+        for name in names:
+            yield from _wrapped(f"{mark} {name}")
+
+
 def races(result: DiffResult) -> Iterator[str]:
     """Tell each race with the plainest example, like a kernel report."""
-    orders = result.orders
-    if orders is None or not orders.races:
-        return
-    for n, race in enumerate(orders.races):
+    for n, race in enumerate(shown_races(result)):
         if n:
             yield ""
         yield from one_race(result, race)
@@ -125,11 +165,11 @@ def explored(orders: OrdersTold) -> Iterator[str]:
         yield f"  passed over: {count(orders.passed_over, 'group')} of events in wide windows"
 
 
-def _wrapped(line: str) -> Sequence[str]:
+def _wrapped(line: str, indent: str = "  ") -> Sequence[str]:
     return wrap(
         line,
         words.WIDTH,
-        initial_indent="  ",
+        initial_indent=indent,
         subsequent_indent="      ",
         break_long_words=False,
         break_on_hyphens=False,

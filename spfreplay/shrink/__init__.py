@@ -13,7 +13,8 @@ shrinking.py   all of these, until nothing helps
 
 from spfreplay.shrink.predicate import Shows, shown
 from spfreplay.shrink.shrinking import NothingToShrink, Shrunk, shrink
-from spfreplay.shrink.signature import Manner, Signature, Window, Witness
+from spfreplay.shrink.signature import Manner, Window, Witness
+from spfreplay.signature import Signature
 
 __all__ = [
     "Manner",

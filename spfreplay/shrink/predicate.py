@@ -9,15 +9,8 @@ from spfreplay.engines.sane import breaks_invariants
 from spfreplay.errors import SpfreplayError
 from spfreplay.pipeline import diff_trace
 from spfreplay.shrink.draft import Draft
-from spfreplay.shrink.signature import (
-    RECORDED,
-    Manner,
-    Signature,
-    Window,
-    Witness,
-    parts_of,
-    recorded_signature,
-)
+from spfreplay.shrink.signature import Manner, Window, Witness, parts_of
+from spfreplay.signature import RECORDED, Signature, recorded_signature
 from spfreplay.trace.bounds import Malformed
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Event, Tables

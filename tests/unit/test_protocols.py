@@ -87,3 +87,33 @@ def test_a_module_of_nothing_is_told(tmp_path, text, complaint):
     (tmp_path / "broken.py").write_text(f"from spfreplay.protocols import Definition\n{text}\n")
     with protocols_of(tmp_path), pytest.raises(UnknownProtocolError, match=complaint):
         definitions()
+
+
+def test_a_table_has_a_row_for_each_protocol(hasty, capsys):
+    asked = [f"--protocol={name}" for name in ("locked", "spf-v11", "spf-hasty")]
+    code, out, _ = cli_diff(capsys, "--recorded-order", *asked, "--protocol=locked", RACE)
+    rows = [line.split()[:3] for line in out.splitlines() if " MATCH " in line]
+    assert code == 0
+    assert rows == [
+        ["1", "locked", "MATCH"], ["2", "spf-v11", "MATCH"], ["3", "spf-hasty", "MATCH"],
+    ]  # fmt: skip
+
+
+def test_a_bug_is_planted_in_each_protocol_that_is_asked_for(capsys):
+    asked = ["--protocol=spf-v11", "--protocol=spf-fixed", "--mutate=M54"]
+    _, out, _ = cli_diff(capsys, "--recorded-order", "--format=json", *asked, RACE)
+    names = [result["protocol"] for result in json.loads(out)["results"]]
+    assert names == ["spf-v11+M54", "spf-fixed+M54"]
+
+
+def test_many_comparisons_come_to_the_same_report_on_any_number_of_workers(capsys):
+    paths = [str(path) for path in sorted(LITMUS.glob("mprotect-r*.txt"))]
+    asked = ["--format=json", "--protocol=spf-v11", "--protocol=locked", *paths, "/nowhere"]
+    one = cli_diff(capsys, "-j1", *asked)
+    assert one == cli_diff(capsys, "-j2", *asked)
+    assert (one[0], one[2].count("\n"), len(paths) > 2) == (3, 2, True)
+
+
+def cli_diff(capsys, *arguments):
+    code = cli.main(["diff", "-q", *arguments])
+    return code, *capsys.readouterr()

@@ -1,0 +1,127 @@
+"""Run many diffs and say how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from spfreplay.cli import complain
+from spfreplay.cli.options import counting, progress
+
+if TYPE_CHECKING:
+    from spfreplay.baseline import EarlierReport
+    from spfreplay.batch import Clock, Done, Task
+    from spfreplay.trace.container import Trace
+
+
+class _Opened:
+    """The trace that was opened last: stdin can be read only once."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._trace: Trace | None = None
+
+    def open(self, path: str) -> Trace:
+        """Open a trace, or take it as it is.
+
+        :raises TraceError: it cannot be read
+        """
+        from spfreplay.trace.container import open_trace
+
+        if self._trace is None or path != self._path:
+            self._path, self._trace = path, open_trace(path)
+        return self._trace
+
+
+def run(
+    tasks: Sequence[Task], jobs: int, earlier: EarlierReport | None, quiet: bool
+) -> tuple[list[Done], bool]:
+    """Do all tasks; return what came of them in their order, and whether they were stopped.
+
+    :param earlier: what is there already does not count.
+    """
+    from spfreplay.batch import Clock
+
+    opened = _Opened()
+    refused = {} if earlier is None else _refused(tasks, earlier, opened)
+    todo = [task for task in tasks if task not in refused]
+    if len(todo) < 2 * jobs or any(task.path == "-" for task in todo):
+        done, interrupted = _one_by_one(todo, opened, quiet)
+    else:
+        done, interrupted = at_once(todo, Clock(None, jobs), quiet)
+    found = {(each.path, each.protocol): each for each in (*refused.values(), *done)}
+    places = [(task.path, task.options.protocol) for task in tasks]
+    ordered = [found[place] for place in places if place in found]
+    return [_against(each, earlier) for each in ordered], interrupted
+
+
+def at_once(tasks: Sequence[Task], clock: Clock, quiet: bool) -> tuple[list[Done], bool]:
+    """Do many tasks, each with one of the workers; tell now and then how many are done."""
+    from spfreplay.batch import perform_all
+
+    alone = [task._replace(options=task.options._replace(jobs=1)) for task in tasks]
+    count = counting("diff", f"of {len(tasks):,} comparisons", quiet)
+    done: list[Done] = []
+
+    def note(each: Done) -> None:
+        done.append(each)
+        count(1)
+
+    finished = perform_all(alone, clock, note)
+    return done, not finished
+
+
+def told(done: Done, verbose: bool) -> None:
+    """Say why there is no result."""
+    if verbose and done.trace:
+        click.echo(done.trace, err=True, nl=False)
+    complain(done.error)
+
+
+def _one_by_one(tasks: Sequence[Task], opened: _Opened, quiet: bool) -> tuple[list[Done], bool]:
+    """Do few tasks, each with all workers, until somebody interrupts."""
+    done: list[Done] = []
+    for task in tasks:
+        done.append(_watched(task, opened, quiet))
+        result = done[-1].result
+        if result is not None and result.interrupted:
+            return done, True
+    return done, False
+
+
+def _watched(task: Task, opened: _Opened, quiet: bool) -> Done:
+    """Do one task, with a bar on a terminal."""
+    from spfreplay.batch import failure, perform
+
+    try:
+        trace = opened.open(task.path)
+    except Exception as error:
+        return failure(task, error)
+    with progress(task.path, trace.events, quiet) as advance:
+        explored = counting(task.path, "windows explored", quiet)
+        return perform(task, advance, explored, trace)
+
+
+def _refused(
+    tasks: Sequence[Task], earlier: EarlierReport, opened: _Opened
+) -> dict[Task, Done]:
+    """Return what cannot be held against an earlier report, before hours go into it."""
+    from spfreplay.batch import failure, settled
+
+    found = {}
+    for task in tasks:
+        try:
+            trace = opened.open(task.path)
+            earlier.find(task.path, trace.sha256, settled(task, trace))
+        except Exception as error:
+            found[task] = failure(task, error)
+    return found
+
+
+def _against(done: Done, earlier: EarlierReport | None) -> Done:
+    if earlier is None or done.result is None:
+        return done
+    return replace(done, result=earlier.against(done.result))
