@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from spfreplay.shrink.signature import Manner, Signature, Window, Witness, parts_of
+from spfreplay.shrink.signature import Manner, Window, Witness, parts_of
+from spfreplay.signature import Signature
 from spfreplay.trace.container import Trace
 
 #: steps that looking at all orders of so many preemptions may cost
