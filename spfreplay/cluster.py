@@ -8,7 +8,10 @@ worker that has others.
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from contextlib import contextmanager, suppress
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from spfreplay.errors import CannotError
+from spfreplay.executors import WorkerDied
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -25,8 +29,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: How long we wait for the scheduler, and then for a first worker of its.
+#: How long we wait for the scheduler, for a first worker of its, or for another one
+#: when there is none any more.
 _PATIENCE: Final = 10.0  # seconds
+
+_ADDRESS: Final = re.compile(r"(\w+://)?(\[[^\]]+\]|[^:/\[\]\s]+):\d{1,5}")
 
 #: Workers of a cluster may have several threads, and an engine is none for two at a time.
 _ONE_AT_A_TIME: Final = threading.Lock()
@@ -47,7 +54,8 @@ def cluster(address: str) -> Iterator[Executor]:
         finally:
             pool.shutdown(wait=False)
     finally:
-        client.close()
+        with suppress(OSError, TimeoutError):  # gone before us
+            client.close()
 
 
 def _client(address: str) -> Client:
@@ -57,6 +65,11 @@ def _client(address: str) -> Client:
         raise CannotError(
             "a Dask cluster needs the package distributed: pip install 'spfreplay[dask]'"
         ) from None
+    # We say ourselves what went wrong, in a line.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+    # Such a client takes 20 s to find out that it cannot be closed, either.
+    if not _ADDRESS.fullmatch(address):
+        raise CannotError(f"{address}: no address of a Dask scheduler: expected HOST:PORT")
     try:
         client = Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
@@ -76,11 +89,23 @@ class _Cluster(Executor):
     def __init__(self, client: Client) -> None:
         self._client = client
         self._inner = client.get_executor(pure=False)
+        self._seen = time.monotonic()  # when there was a worker
 
     @property
     def workers(self) -> int:
         """Return how many tasks the cluster does at the same time, now."""
-        return sum(self._client.nthreads().values()) or 1
+        return sum(self._threads().values())
+
+    def look(self) -> None:
+        """See that somebody works.
+
+        :raises CannotError: nobody has for a while
+        """
+        now = time.monotonic()
+        if self._threads():
+            self._seen = now
+        elif now - self._seen > _PATIENCE:
+            raise CannotError("the workers of the cluster are gone")
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Call ``fn`` in the cluster."""
@@ -89,6 +114,14 @@ class _Cluster(Executor):
         ours.add_done_callback(lambda _: theirs.cancel() if ours.cancelled() else None)
         theirs.add_done_callback(lambda _: _follow(ours, theirs))
         return ours
+
+    def _threads(self) -> dict[str, int]:
+        """Return the threads of each worker."""
+        try:
+            threads: dict[str, int] = self._client.nthreads()
+        except (OSError, RuntimeError) as error:
+            raise CannotError("the scheduler of the cluster is gone") from error
+        return threads
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; :param wait: until all that were taken are answered."""
@@ -103,7 +136,8 @@ def _follow(ours: Future[T], theirs: Future[T]) -> None:
         elif (error := theirs.exception()) is None:
             ours.set_result(theirs.result())
         elif type(error).__name__ == "KilledWorker":
-            ours.set_exception(BrokenExecutor("of the cluster died again and again"))
+            told = "workers of the cluster died, one after the other, with the same task"
+            ours.set_exception(WorkerDied(told))
         else:
             ours.set_exception(error)
 

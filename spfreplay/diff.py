@@ -51,6 +51,7 @@ class DiffOptions(NamedTuple):
     seconds: float | None = None  # for the whole trace
     seed: int = 0
     jobs: int = 1
+    dask: str = ""  # address of a cluster, in the place of jobs
     preemptions: int | None = None
     notebook: str = ""  # a file to keep what was explored in, and to take it up from
     accept_known: bool = False  # races that are known defects do not count

@@ -10,7 +10,7 @@ its port: it belongs into a network that you trust.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 #: How often an item is tried whose worker dies.
 MOST_TRIES: Final = 3
+
+_LOOK: Final = 2.0  # seconds
 
 
 class WorkerDied(CannotError):
@@ -93,7 +95,7 @@ def in_order(
         while work.fill():
             first = work.running[0]
             while not work.settled(first):
-                wait((first.future,))
+                _wait(pool, [first.future])
             yield work.take(first)
     finally:
         work.forget()
@@ -109,7 +111,7 @@ def as_done(
     work = _Work(pool, function, items, ahead)
     try:
         while work.fill():
-            wait([each.future for each in work.running], return_when=FIRST_COMPLETED)
+            _wait(pool, [each.future for each in work.running])
             for each in [each for each in work.running if work.settled(each)]:
                 yield each.item, work.take(each)
     finally:
@@ -183,10 +185,17 @@ class _Work(Generic[Item, T]):
             each.future.cancel()
 
 
+def _wait(pool: Executor, futures: Sequence[Future[T]]) -> None:
+    """Wait until one is done, and have an eye on ``pool`` meanwhile, if it can tell."""
+    look = getattr(pool, "look", lambda: None)
+    while not wait(futures, timeout=_LOOK, return_when=FIRST_COMPLETED).done:
+        look()
+
+
 def _width(pool: Executor) -> int:
     """Return how many calls ``pool`` does at the same time."""
     known = getattr(pool, "workers", None) or getattr(pool, "_max_workers", None)
-    return known if isinstance(known, int) else workers()
+    return known if isinstance(known, int) and known > 0 else workers()
 
 
 def _death(future: Future[T]) -> str:

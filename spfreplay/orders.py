@@ -7,15 +7,13 @@ the number of workers, nor on how fast they are (unless seconds are limited).
 
 from __future__ import annotations
 
-import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,6 +24,7 @@ from spfreplay.engines.cases import Part, WindowName, cases
 from spfreplay.engines.judge import judge
 from spfreplay.engines.slide import slide
 from spfreplay.engines.window import Operation
+from spfreplay.executors import executor, in_order
 from spfreplay.explore import Budget
 from spfreplay.explored import Explored
 from spfreplay.mutations import protocol_digest
@@ -52,6 +51,7 @@ class OrdersOptions(NamedTuple):
     strategy: str = "portfolio"
     preemptions: int | None = None
     jobs: int = 1
+    dask: str = ""  # address of a cluster, in the place of jobs
     skew: int = 0  # ns by which every interval is widened
     notebook: Path | None = None  # kept there, to be taken up again
 
@@ -144,6 +144,19 @@ def explore_case(case: Case, options: OrdersOptions, seconds: float | None = Non
     )
 
 
+def _clock(options: OrdersOptions) -> float:
+    """Return the time in seconds, of a clock that every worker shows."""
+    return time.time() if options.dask else time.monotonic()
+
+
+def _explored(options: OrdersOptions, deadline: float | None, case: Case) -> Explored | None:
+    """Explore one window, unless the time is over; workers call it."""
+    if deadline is None:
+        return explore_case(case, options)
+    left = deadline - _clock(options)
+    return explore_case(case, options, left) if left > 0 else None
+
+
 class _Explorer:
     """Explores each distinct window once, and tells the parts in the trace's order."""
 
@@ -151,7 +164,7 @@ class _Explorer:
         self.options = options
         self.progress = progress
         limit = options.seconds
-        self.deadline = None if limit is None else time.monotonic() + limit
+        self.deadline = None if limit is None else _clock(options) + limit
         self.found: dict[object, Explored] = {}
         self.passed_over = 0
         self.notebook: Notebook | None = None
@@ -197,36 +210,21 @@ class _Explorer:
                 known = self.notebook.explored(key)
                 if known is not None:
                     self.found[key] = known
-        todo = [(key, case) for key, case in distinct.items() if key not in self.found]
-        if options.jobs <= 1 or len(todo) < 2:
-            for key, case in todo:
-                left = self._left()
-                if left == 0.0:
-                    return
-                self._done(key, explore_case(case, options, left))
-        else:
-            self._explore_together(todo, options)
+        todo = {key: case for key, case in distinct.items() if key not in self.found}
+        jobs = min(options.jobs, len(todo))
+        with executor(jobs, options.dask if todo else "") as pool:
+            explore = partial(_explored, options, self.deadline)
+            explored = in_order(pool, explore, self._timely(todo.values()))
+            for key, found in zip(todo, explored, strict=False):
+                if found is not None:
+                    self._done(key, found)
 
-    def _explore_together(
-        self, todo: Sequence[tuple[object, Case]], options: OrdersOptions
-    ) -> None:
-        waiting = iter(todo)
-        running: deque[tuple[object, Future[Explored]]] = deque()
-        with ProcessPoolExecutor(options.jobs) as pool:
-            try:
-                while True:
-                    for key, case in islice(waiting, 2 * options.jobs - len(running)):
-                        if self._left() == 0.0:
-                            break
-                        asked = pool.submit(explore_case, case, options, self._left())
-                        running.append((key, asked))
-                    if not running:
-                        return
-                    key, asked = running.popleft()
-                    self._done(key, asked.result())
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    def _timely(self, todo: Iterable[Case]) -> Iterator[Case]:
+        """Yield windows until the time is over."""
+        for case in todo:
+            if self.deadline is not None and self.deadline <= _clock(self.options):
+                return
+            yield case
 
     def _done(self, key: object, explored: Explored) -> None:
         self.found[key] = explored
@@ -234,9 +232,6 @@ class _Explorer:
             self.notebook.add(key, explored)
         if self.progress is not None:
             self.progress(1)
-
-    def _left(self) -> float | None:
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
 def share(windows: int) -> int:
@@ -274,8 +269,3 @@ def sourced(engine: EngineOptions) -> EngineOptions:
     """Return options that are equal where the source under test and its switches are."""
     source = protocol_digest(engine.protocol)
     return engine._replace(form="window", protocol=source, file_faults=engine.serves_files)
-
-
-def workers() -> int:
-    """Return how many processes can run at the same time here."""
-    return len(os.sched_getaffinity(0))

@@ -128,6 +128,7 @@ def explore(
         seed=options.seed,
         preemptions=options.preemptions,
         jobs=options.jobs,
+        dask=options.dask,
         skew=options.skew,
         notebook=Path(options.notebook) if options.notebook else None,
     )

@@ -80,6 +80,11 @@ if TYPE_CHECKING:
     "-j", "--jobs", type=click.IntRange(min=1), help="Processes to use.  [default: all CPUs]"
 )
 @click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Explore in the Dask cluster whose scheduler is at HOST:PORT, not here.",
+)
+@click.option(
     "--preemptions",
     type=click.IntRange(min=0),
     help="Only orders with so many switches where a thread could have gone on.",
@@ -122,6 +127,7 @@ def diff(
     resume: str | None,
     seed: int,
     jobs: int | None,
+    dask: str | None,
     preemptions: int | None,
     known_defects: str,
     baseline: str | None,
@@ -162,6 +168,7 @@ def diff(
         notebook=resume or "",
         seed=seed,
         jobs=jobs or workers(),
+        dask=dask or "",
         preemptions=preemptions,
         accept_known=known_defects == "accept",
     )

@@ -142,12 +142,12 @@ def matrix(
     Exits 1 if a row contradicts what the litmus corpus has settled, 4 if one is
     undecided.
     """
+    from spfreplay.executors import workers
     from spfreplay.mutants import MatrixOptions, mutant_matrix
     from spfreplay.mutants.corpus import traces
     from spfreplay.mutants.judgement import exit_code
     from spfreplay.mutants.matrix import Progress
     from spfreplay.mutants.survey import Settings
-    from spfreplay.orders import workers
 
     settings = Settings(
         file_faults,

@@ -44,7 +44,7 @@ def _diff(result: DiffResult) -> dict[str, Any]:
     found: dict[str, Any] = plain(result)
     options = found.pop("options")
     # The report depends on the seed and the budget; not on how the work was shared out.
-    del options["jobs"], options["notebook"]
+    del options["jobs"], options["dask"], options["notebook"]
     found["protocol"] = options.pop("protocol")
     found["seed"] = options.pop("seed")
     found["budget"] = {

@@ -8,7 +8,7 @@ import pytest
 from spfreplay.engines.cases import thinned
 from spfreplay.errors import TraceError
 from spfreplay.notebook import Notebook, explored_of, plain
-from spfreplay.orders import OrdersOptions, explore_windows, share
+from spfreplay.orders import OrdersOptions, _clock, _explored, explore_windows, share
 from spfreplay.trace.container import open_trace
 from spfreplay.windows import cut
 
@@ -163,3 +163,11 @@ def test_of_many_groups_some_are_taken_evenly_and_whole_windows_first():
         91,
     ]
     assert thinned(starts, 100) == starts
+
+
+@pytest.mark.parametrize("cluster", ["", "tcp://scheduler:8786"])
+def test_a_worker_does_not_begin_a_window_when_the_time_is_over(trace, explored, cluster):
+    case = explored.parts[0].case
+    options = OrdersOptions(dask=cluster)
+    assert _explored(options, _clock(options) - 1, case) is None
+    assert _explored(options, _clock(options) + 1000, case) == explored.parts[0].found
