@@ -63,7 +63,7 @@ from spfreplay_reference.contract import (
     KernelProfile,
 )
 from spfreplay_reference.faults import populate
-from spfreplay_reference.memory import Mm
+from spfreplay_reference.memory import Mm, PutOff
 from spfreplay_reference.space import VM_ACCESS, VM_SPECIAL, Area
 
 #: advice -> (flags set, flags cleared, flags that forbid it)
@@ -256,6 +256,19 @@ def _zap_object(
 
 
 # -- population -------------------------------------------------------------
+
+
+def populate_later(
+    mm: Mm, profile: KernelProfile, start: int, end: int, failure: int = 0
+) -> int:
+    """Populate a range behind a call that has dropped mmap_sem by then, maybe later.
+
+    :param failure: stop at the first page that cannot be had, and return this.
+    """
+    if mm.put_off is not None:
+        mm.put_off.append(PutOff(start, end, failure))
+        return 0
+    return failure if populate_range(mm, profile, start, end, strict=bool(failure)) else 0
 
 
 def populate_range(

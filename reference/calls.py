@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from errno import EACCES, EAGAIN, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EPERM
 
-from spfreplay_reference.advise import populate_range
+from spfreplay_reference.advise import populate_later, populate_range
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import (
     FILE_DEV,
@@ -121,7 +121,7 @@ def mmap(
         return error
     _insert(mm, start, start + length, vm_flags, backing, pgoff)
     if vm_flags & VM_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
-        populate_range(mm, profile, start, start + length)
+        populate_later(mm, profile, start, start + length)
     return start
 
 
@@ -250,7 +250,7 @@ def brk(mm: Mm, profile: KernelProfile, request: int) -> int:
             return mm.brk
         _grow_heap(mm, old, new)
         if mm.def_flags & VM_LOCKED:
-            populate_range(mm, profile, old, new)
+            populate_later(mm, profile, old, new)
     elif new < old:
         if not mm.space.within(new, old):  # unmapped behind brk's back
             return mm.brk
@@ -410,9 +410,7 @@ def mlock(mm: Mm, profile: KernelProfile, start: int, length: int, flags: int) -
     error = _set_lock(mm, start, length, lock)
     if error or not length:
         return error
-    if populate_range(mm, profile, start, start + length, strict=True):
-        return -ENOMEM
-    return 0
+    return populate_later(mm, profile, start, start + length, -ENOMEM)
 
 
 def munlock(mm: Mm, start: int, length: int) -> int:
@@ -436,7 +434,7 @@ def mlockall(mm: Mm, profile: KernelProfile, flags: int) -> int:
     if flags & MCL_CURRENT:
         for area in list(mm.space.areas):
             _lock_area(mm, area, area.start, area.end, lock)
-        populate_range(mm, profile, 0, TASK_SIZE)
+        populate_later(mm, profile, 0, TASK_SIZE)
     return 0
 
 

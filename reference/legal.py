@@ -34,7 +34,14 @@ from spfreplay_reference.changes import Change, Page, image_after
 from spfreplay_reference.contract import OP_EXEC, OP_FORK, OP_MIGRATE, Image, Region
 from spfreplay_reference.engine import LockedKernel, Unsupported
 from spfreplay_reference.orders import DOWNGRADE, EARLY_SEGV, Allowance, Found, Orders
-from spfreplay_reference.pieces import FORK_BY_TABLE, PAGE_HELD, STALE_TLB, Operation
+from spfreplay_reference.pieces import (
+    BY_RMAP,
+    FORK_BY_TABLE,
+    GIVES_UP,
+    PAGE_HELD,
+    STALE_TLB,
+    Operation,
+)
 
 #: States that are looked into before the answer is "unknown".
 BUDGET: Final = 20_000
@@ -46,6 +53,7 @@ RELAXATIONS: Final = {
     STALE_TLB: "a CPU goes on using a translation until the call that removed it has flushed",
     DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
     PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
+    GIVES_UP: "reclaim or migration comes to nothing while another call runs",
 }
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
 #: and nobody minds.  Not for judging a kernel that has no such faults.
@@ -56,8 +64,8 @@ WITHOUT_LOCK: Final = {
 }
 #: In this order they are tried, then again with those of WITHOUT_LOCK.
 TIERS: Final = ((), (STALE_TLB,), (STALE_TLB, DOWNGRADE))
-#: name -> the operation that it is about; goes with any of those
-ONE_OPERATION: Final = {PAGE_HELD: OP_MIGRATE, FORK_BY_TABLE: OP_FORK}
+#: name -> the operations that it is about; goes with any of those
+ONE_OPERATION: Final = {PAGE_HELD: {OP_MIGRATE}, FORK_BY_TABLE: {OP_FORK}, GIVES_UP: {*BY_RMAP}}
 #: What else is let pass elsewhere, and why it needs no name here.
 NEEDS_NO_NAME: Final = {
     "two-copies": "whether a page is copied or taken over shows in no image and no result",
@@ -202,8 +210,8 @@ def _tiers_of(
     tiers = [names for names in (*TIERS, *early) if set(names) <= general]
     if set(tiers[-1]) != general:
         return None
-    for name, operation in ONE_OPERATION.items():
-        if name in relaxations and operation in operations:
+    for name, about in ONE_OPERATION.items():
+        if name in relaxations and about.intersection(operations):
             tiers += [(*names, name) for names in tiers]
     return sorted(tiers, key=len)
 

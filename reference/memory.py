@@ -8,7 +8,7 @@ is found through its area.
 from __future__ import annotations
 
 from array import array
-from typing import Final
+from typing import Final, NamedTuple
 
 from spfreplay_reference.contract import (
     CONTENT_SHIFT,
@@ -63,6 +63,14 @@ class Frame:
         return self.maps + self.swapped == 1
 
 
+class PutOff(NamedTuple):
+    """A range of addresses to populate; what the call returns if a page cannot be had."""
+
+    start: int
+    end: int
+    failure: int  # 0: nobody asks
+
+
 class Mm:
     """``struct mm_struct`` under mmap_sem: nothing in here changes within a piece."""
 
@@ -74,6 +82,7 @@ class Mm:
         "frames",
         "lost_lock",
         "max_areas",
+        "put_off",
         "rss",
         "space",
         "start_brk",
@@ -96,6 +105,8 @@ class Mm:
         self.def_flags = 0
         #: bytes that still count as locked, though no area is (MREMAP_DONTUNMAP)
         self.lost_lock = 0
+        #: where somebody populates later what a call would: what that is
+        self.put_off: list[PutOff] | None = None
 
     # -- pages -----------------------------------------------------------
 

@@ -29,6 +29,7 @@ from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.pieces import (
     BY_RMAP,
     FORK_BY_TABLE,
+    GIVES_UP,
     IDLE,
     PAGE_HELD,
     Doing,
@@ -107,12 +108,13 @@ class Move(NamedTuple):
     """The next piece of a thread.
 
     ``stale``: through what that operation has not flushed; ``held``: it migrates a
-    page in vain.
+    page in vain; ``gives_up``: it does not even try.
     """
 
     thread: int
     stale: int = -1
     held: bool = False
+    gives_up: bool = False
 
 
 #: What can come of a state: (results, 0 for what is done by then; number of the changes).
@@ -126,6 +128,18 @@ def is_held(waiting: dict[int, Operation], thread: int) -> bool:
     return mine.op == OP_MIGRATE and any(
         each.op == OP_ACCESS and each.args[0] >> PAGE_SHIFT == page and each.enter <= mine.exit
         for each in waiting.values()
+    )
+
+
+def gives_up(operations: Sequence[Operation], number: int) -> bool:
+    """May reclaim or migration come to nothing, for another call runs meanwhile?"""
+    mine = operations[number]
+    return mine.op in BY_RMAP and any(
+        each.thread != mine.thread
+        and each.op != OP_ACCESS
+        and each.enter <= mine.exit
+        and mine.enter <= each.exit
+        for each in operations
     )
 
 
@@ -224,6 +238,9 @@ class Orders:
                 moves.append(Move(thread))
                 if PAGE_HELD in self.relaxations and is_held(waiting, thread):
                     moves.append(Move(thread, held=True))
+                number = self._next(at, thread)
+                if GIVES_UP in self.relaxations and gives_up(self.operations, number or 0):
+                    moves.append(Move(thread, gives_up=True))
         return moves
 
     def _half_made(self, at: Progress, waiting: dict[int, Operation], mm: int) -> bool:
@@ -264,6 +281,8 @@ class Orders:
         each = self.operations[number]
         if move.stale >= 0:
             result: int | Doing = go_stale(world, each, move.stale)
+        elif move.gives_up:
+            result = -EBUSY
         else:
             result = step(world, number, each, at.doing[thread], self.relaxations)
         if move.held and not result:

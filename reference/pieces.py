@@ -9,6 +9,7 @@ a NUMA hint               one per page table
 swapping out, migrating   one; without mmap_sem: it waits for nobody
 an access                 attempts: each is a fault, or gets through
 a read fault of a file    two: fault-around; the page itself, if still missing
+what populates            two: the mappings (write); their pages (read)
 ========================  ====================================================
 
 An attempt that faults changes what it changes and does no more; whether the
@@ -18,6 +19,9 @@ pieces of a zap or of one fault mmap_sem is held for reading: no writer runs.
 ``fork-by-table`` makes a fork one piece per page table, as it is for faults that
 take no mmap_sem.  ``page-held`` lets migration give up on a page that another
 access is after: that may wait for it, and then holds the page.
+
+``gives-up`` lets reclaim and migration, which promise nothing, come to nothing where
+another call runs meanwhile: it may have the page, or its mappings, in its hands.
 
 ``stale-tlb`` adds what a CPU may still do through a translation that a call
 has removed but not yet flushed: the call gets one more piece, the flush, and
@@ -30,6 +34,7 @@ from collections.abc import Collection, Hashable, Sequence
 from errno import EINVAL
 from typing import Final, NamedTuple
 
+from spfreplay_reference.advise import populate_range
 from spfreplay_reference.backing import Backing
 from spfreplay_reference.contract import (
     CLONE_VM,
@@ -65,7 +70,7 @@ from spfreplay_reference.faults import RETRIES, access, fault, map_around, map_i
 from spfreplay_reference.fork import copy_pages, stretches, without_pages
 from spfreplay_reference.keys import key_of
 from spfreplay_reference.layers import layer_of
-from spfreplay_reference.memory import WAITS, Frame, Mm
+from spfreplay_reference.memory import WAITS, Frame, Mm, PutOff
 from spfreplay_reference.snapshot import Branch, Copier
 from spfreplay_reference.space import VM_ACCESS, Area
 
@@ -76,6 +81,7 @@ TABLE_SIZE: Final = PAGE_SIZE * PTRS_PER_PTE
 STALE_TLB: Final = "stale-tlb"
 PAGE_HELD: Final = "page-held"
 FORK_BY_TABLE: Final = "fork-by-table"
+GIVES_UP: Final = "gives-up"
 
 
 class Operation(NamedTuple):
@@ -123,6 +129,8 @@ class Doing(NamedTuple):
     in_fault: bool = False
     #: all done but the flush, which is all the others see of it
     flushing: bool = False
+    #: mappings are in place; what is still to be populated, and what comes of a failure
+    missing: tuple[PutOff, ...] = ()
 
     def lock(self, each: Operation) -> str:
         """Return how mmap_sem is held between the pieces: "", "read" or "write"."""
@@ -255,7 +263,28 @@ def _piece(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
         return _zap(kernel, each, doing)
     if each.op == OP_NUMA_HINT:
         return _hint(kernel, each, doing)
-    return _call(kernel, each)
+    return _populate(kernel, each, doing) if doing.missing else _map_first(kernel, each)
+
+
+def _map_first(kernel: LockedKernel, each: Operation) -> Step:
+    """Make a call, but leave what it populates to a piece of its own: mmap_sem is dropped."""
+    mm = kernel._mms.get(each.mm)
+    if mm is None:
+        return _call(kernel, each)
+    mm = kernel._mm(each.mm)
+    mm.put_off = []
+    result = _call(kernel, each)
+    missing, mm.put_off = tuple(mm.put_off), None
+    return Doing(1, result, missing=missing) if missing else result
+
+
+def _populate(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    """Populate what a call has mapped or locked, as it is mapped by now."""
+    mm = kernel._mm(each.mm)
+    for start, end, failure in doing.missing:
+        if populate_range(mm, kernel._profile, start, end, strict=bool(failure)):
+            return failure
+    return doing.error
 
 
 def _fork_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:

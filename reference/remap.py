@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import EAGAIN, EFAULT, EINVAL, ENOMEM
 
-from spfreplay_reference.advise import populate_range
+from spfreplay_reference.advise import populate_later
 from spfreplay_reference.calls import LOCK_FLAGS, munmap, page_align, place
 from spfreplay_reference.contract import (
     MREMAP_DONTUNMAP,
@@ -168,7 +168,7 @@ def _grow_in_place(
     mm.space.replace(area.start, end, [grown])
     mm.space.merge(grown, left=False)
     if area.flags & VM_LOCKED:
-        populate_range(mm, profile, tail_start, end)
+        populate_later(mm, profile, tail_start, end)
     return True
 
 
@@ -230,7 +230,7 @@ def _move(
     elif old_length:
         munmap(mm, profile, old, old_length)
     if area.flags & VM_LOCKED:
-        populate_range(mm, profile, start + old_length, start + length)
+        populate_later(mm, profile, start + old_length, start + length)
     return start
 
 

@@ -44,7 +44,8 @@ from spfreplay_reference.contract import (
 MOST_PAGES: Final = 16_384
 
 _EVERYTHING: Final = frozenset({OP_MLOCKALL, OP_MUNLOCKALL})
-_ONE_PAGE: Final = frozenset({OP_ACCESS, OP_SWAP_OUT, OP_MIGRATE})
+_BY_RMAP: Final = frozenset({OP_SWAP_OUT, OP_MIGRATE})
+_ONE_PAGE: Final = frozenset({OP_ACCESS, *_BY_RMAP})
 #: Fault-around may map that many pages, aligned.
 _AROUND: Final = 16
 _TABLE: Final = 512
@@ -58,7 +59,11 @@ def case_of(kernel: SpeculativeKernel, tables: Tables, operations: Sequence[Oper
     :raises CannotCut: with the reason why it is not explored.
     """
     images, calls = {}, {}
-    for mm, image in images_of(kernel, ranges_of(kernel, operations)).items():
+    found = images_of(kernel, ranges_of(kernel, operations))
+    if any(each.op in _BY_RMAP for each in operations) and shares_frames(found.values()):
+        # The image does not say whose child an anon_vma is: rmap would miss a PTE.
+        raise CannotCut("reclaim where address spaces share a page")
+    for mm, image in found.items():
         images[mm], calls[mm] = untold(kernel.kernel.mms[mm], image)
     facts = window_files(kernel.kernel, list(images.values()), files_mapped_by(operations))
     alone = Tables(
@@ -185,6 +190,12 @@ def images_of(
             merged = joined(kernel, mm, [*ranges.get(mm, []), *also])
             images[mm] = window_image(mms[mm], merged)
     return images
+
+
+def shares_frames(images: Iterable[InitialImage]) -> bool:
+    """Tell whether a page is mapped in two of some address spaces."""
+    frames = [{name for _, name in image.frames} for image in images]
+    return len(set().union(*frames)) < sum(map(len, frames))
 
 
 def files_mapped_by(operations: Sequence[Operation]) -> list[tuple[int, int]]:

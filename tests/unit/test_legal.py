@@ -135,10 +135,11 @@ def test_far_areas_are_searched_apart():
     )
 
 
-#: Fields that no operation of a window changes, or (start) not by itself.
+#: Fields that no operation of a window changes, or not by itself (start), or that are as
+#: before when a piece is over (put_off).
 CONSTANT = {
     Area: {"start"},
-    Mm: {"everyone", "max_areas", "start_brk"},
+    Mm: {"everyone", "max_areas", "put_off", "start_brk"},
     Backing: {"file", "kind", "owned"},
 }
 FIELDS = [

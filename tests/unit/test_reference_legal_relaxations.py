@@ -1,6 +1,6 @@
 """The legal set: pieces of the rare operations, and what is legal under a name only."""
 
-from errno import EBUSY
+from errno import EBUSY, ENOMEM
 
 import pytest
 from locked_memory import ANON, BASE, CHILD, FIXED, MM, PAGE, RW, SWAP, D, Memory, S, W
@@ -309,3 +309,65 @@ def test_migration_does_not_give_up_on_a_page_that_nobody_is_after(when, page):
     window = MIGRATE, access(1, when, page, LOAD)
     found = results(written(0, 1), *window, names=[legal.PAGE_HELD])
     assert {each[0] for each in found} == {0}
+
+
+# -- reclaim and migration promise nothing --------------------------------------
+
+GIVES_UP = legal.GIVES_UP
+
+
+def reclaimed(when: tuple[int, int], op: int = c.OP_SWAP_OUT) -> Operation:
+    return call(0, when, op, BASE)
+
+
+def protected(when: tuple[int, int]) -> Operation:
+    return call(1, when, c.OP_MPROTECT, BASE + 3 * PAGE, PAGE, c.PROT_READ, -1)
+
+
+@pytest.mark.parametrize("op", [c.OP_SWAP_OUT, c.OP_MIGRATE])
+def test_reclaim_may_come_to_nothing_while_a_call_runs(op):
+    window = reclaimed((0, 10), op), protected((5, 20))
+    assert results(written(0), *window) == {(0, 0)}
+    assert results(written(0), *window, names=[GIVES_UP]) == {(0, 0), (-EBUSY, 0)}
+
+
+@pytest.mark.parametrize(
+    "other", [protected((11, 20)), access(1, (5, 20), 1, STORE)], ids=["later", "an access"]
+)
+def test_reclaim_does_not_give_up_for_anything_else(other):
+    window = reclaimed((0, 10)), other
+    assert results(written(0), *window, names=[GIVES_UP]) == {(0, 0)}
+
+
+# -- what populates does so behind the back of mmap_sem -------------------------
+
+
+def locked() -> Operation:
+    return call(0, (0, 10), c.OP_MLOCK, BASE, 2 * PAGE, 0)
+
+
+def images(memory: Memory, *operations: Operation) -> set[tuple[int, ...]]:
+    """Return which of the first four pages are there, in all outcomes."""
+    found = legal.legal_set(memory.kernel, operations)
+    assert found.complete
+    return {
+        tuple(vpn - VPN for vpn, _ in outcome.images[0].pages if vpn < VPN + 4)
+        for outcome in found.outcomes
+    }
+
+
+def test_mlock_populates_what_is_mapped_by_then():
+    new = call(1, (5, 20), c.OP_MMAP, BASE, PAGE, RW, FIXED, c.FILE_ANON, 0)
+    assert images(written(), locked(), new) == {(1,), (0, 1)}
+
+
+def test_mlock_finds_what_was_unmapped_meanwhile_missing():
+    gone = call(1, (5, 20), c.OP_MUNMAP, BASE, 2 * PAGE)
+    window = locked(), gone
+    assert images(written(), *window) == {()}
+    assert results(written(), *window) == {(0, 0), (-ENOMEM, 0)}
+
+
+def test_mlock_that_has_returned_has_populated():
+    gone = call(1, (11, 20), c.OP_MUNMAP, BASE, PAGE)
+    assert images(written(), locked(), gone) == {(1,)}
