@@ -53,8 +53,13 @@ from spfreplay.errors import EXIT_INTERRUPTED, CannotError, SpfreplayError
     help="Ring buffer of each CPU.",
 )
 @click.option("--note", default="", help="A remark that is kept in the trace.")
+@click.option(
+    "--print-perf-command",
+    is_flag=True,
+    help="Record nothing: print the perf command to run where this cannot, for import.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: Path,
     pin_page_cache: bool,
@@ -64,6 +69,7 @@ def record(
     light: bool,
     buffer_size: int,
     note: str,
+    print_perf_command: bool,
     quiet: bool,
     command: tuple[str, ...],
 ) -> None:
@@ -72,6 +78,11 @@ def record(
     Needs root and tracefs.  Put -- before the command.  The program's own exit
     code is reported on stderr; the recorder exits 0 when the trace is written.
     """
+    if print_perf_command:
+        _print_perf(command)
+        return
+    if not command:
+        raise click.UsageError("Missing argument 'COMMAND...'.")
     from spfreplay.record.recorder import RecordOptions
     from spfreplay.record.recorder import record as run
 
@@ -114,6 +125,16 @@ def record(
     )
     if recording.interrupted:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _print_perf(command: tuple[str, ...]) -> None:
+    """Print what to run elsewhere, and what to do with the result."""
+    from spfreplay.imports.perfcommand import perf_record, perf_script
+
+    click.echo("# as root, where the program runs; then: spfreplay import perf.data")
+    click.echo(perf_record(command))
+    click.echo("# or, where perf.data cannot be taken away: spfreplay import perf.txt")
+    click.echo(perf_script())
 
 
 def _check_writable(output: Path) -> None:

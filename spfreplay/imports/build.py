@@ -338,14 +338,20 @@ class Importer(Converter):
         told[missing.KERNEL_FAULTS] += not self._kernel_traced
         told[missing.USER_FAULTS] += not (self._user_traced or self.guessed)
         told[missing.ERROR_CODES] += len(self.guessed)
-        told[missing.CALLS] += sum(
+        unseen = sum(
             not has(f"syscalls:sys_enter_{name}", f"syscalls:sys_exit_{name}")
             for name in VITAL_CALLS
         )
+        facts = self.gathered.facts
+        if facts.get("events_told", True) or unseen == len(VITAL_CALLS):
+            told[missing.CALLS] += unseen
+        told[missing.EVENTS] += not facts.get("events_told", True)
+        told[missing.CPUS] += facts.get("no_cpu", False)
+        told[missing.COARSE_TIMES] += facts.get("coarse", False)
         told[missing.LOCKS] += not self._has_locks
         told[missing.COUNTERS] += not self.faults.counters
         told[missing.SETTINGS] += 1
         told[missing.PAGE_CACHE] += 1
-        told[missing.CLOCK] += self.gathered.facts.get("clock") == "perf"
+        told[missing.CLOCK] += facts.get("clock") == "perf"
         told[missing.TAIL] += running
         told[missing.MAPS_FROM_RECORDS] += sum(bool(one.snapshot.lines) for one in self.spaces)

@@ -12,13 +12,18 @@ from spfreplay.imports.build import Importer
 from spfreplay.imports.gathered import Gathered
 from spfreplay.imports.input import Input, open_input
 from spfreplay.imports.perfdata import read_perf_data
+from spfreplay.imports.perfscript import is_perf_script, read_perf_script
 from spfreplay.record.ring import RawRecord
 from spfreplay.trace.bounds import MAX_CPUS
 from spfreplay.trace.events import Columns, Header, Tables
 from spfreplay_reference.contract import KernelProfile
 
-FORMATS: Final = ("perf.data", "perf-script", "trace-cmd")
-READERS: Final[dict[str, Callable[[Input], Gathered]]] = {"perf.data": read_perf_data}
+#: Bytes looked at to recognise a format.
+_HEAD: Final = 1 << 16
+READERS: Final[dict[str, Callable[[Input], Gathered]]] = {
+    "perf.data": read_perf_data,
+    "perf-script": read_perf_script,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,21 @@ def load(
     """
     options = options or ImportOptions()
     given = open_input(source)
-    gathered = READERS[options.form or "perf.data"](given)
+    gathered = READERS[options.form or recognise(given)](given)
     return assemble(given, gathered, options)
+
+
+def recognise(given: Input) -> str:
+    """Return the format of an input, by its content.
+
+    :raises TraceError: it is none that is known.
+    """
+    head = bytes(given.data[:_HEAD])
+    if head[:8] in (b"PERFILE2", b"PERFFILE", b"2ELIFREP"):
+        return "perf.data"
+    if not is_perf_script(head):
+        given.refuse(0, f"expected one of {', '.join(READERS)}")
+    return "perf-script"
 
 
 def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Imported:

@@ -35,24 +35,27 @@ CPUS: Final = "no-cpus"
 COARSE_TIMES: Final = "coarse-times"
 TAIL: Final = "unfinished-processes"
 
+EVENTS: Final = "no-list-of-events"
+
 GAPS: Final[dict[str, Gap]] = {
-    MAPS_FROM_RECORDS: Gap("B", "initial maps of {} address space(s) from perf's mmap records"),
-    MAPS_FROM_ELF: Gap("C", "initial maps of {} address space(s) rebuilt from ELF files"),
-    BEGAN_RUNNING: Gap("D", "{} process(es) ran before: which pages they had is not known"),
-    ERROR_CODES: Gap("D", "{} fault(s) without an error code: read or write is a guess"),
+    MAPS_FROM_RECORDS: Gap("B", "{} initial maps, from perf's mmap records"),
+    MAPS_FROM_ELF: Gap("C", "{} initial maps, rebuilt from ELF files"),
+    BEGAN_RUNNING: Gap("D", "{} processes ran before: their pages are unknown"),
+    ERROR_CODES: Gap("D", "{} faults, of which read or write is a guess"),
     KERNEL_FAULTS: Gap("D", "faults in kernel mode were not recorded"),
     USER_FAULTS: Gap("D", "faults in user mode were not recorded"),
-    CALLS: Gap("D", "{} kind(s) of call that change memory were not recorded"),
-    FORK_FLAGS: Gap("C", "{} fork(s) of which it is a guess whether memory is shared"),
-    THREADS: Gap("C", "{} thread(s) of which the process is a guess"),
-    LOCKS: Gap("B", "mmap_lock was not recorded: calls take effect where they end"),
-    COUNTERS: Gap("B", "rss_stat was not recorded: faults take effect where they end"),
-    PAGE_CACHE: Gap("B", "what the page cache held is not known: all pages are taken as there"),
-    SETTINGS: Gap("B", "the kernel's memory settings are not known: taken to be the defaults"),
-    CLOCK: Gap("B", "times are not of CLOCK_MONOTONIC: record with -k mono"),
+    CALLS: Gap("D", "{} calls that change memory were not recorded"),
+    FORK_FLAGS: Gap("C", "{} forks: whether they share memory is a guess"),
+    THREADS: Gap("C", "{} threads of which the process is a guess"),
+    EVENTS: Gap("C", "no list of the recorded events: print --header"),
+    LOCKS: Gap("B", "no mmap_lock: calls take effect where they end"),
+    COUNTERS: Gap("B", "no rss_stat: faults take effect where they end"),
+    PAGE_CACHE: Gap("B", "page cache unknown: all pages taken as there"),
+    SETTINGS: Gap("B", "kernel settings unknown: taken as the defaults"),
+    CLOCK: Gap("B", "another clock than CLOCK_MONOTONIC: use -k mono"),
     CPUS: Gap("C", "events without a CPU: record with --sample-cpu"),
-    COARSE_TIMES: Gap("D", "times in microseconds: the order of what happened is a guess"),
-    TAIL: Gap("B", "{} process(es) were still running at the end"),
+    COARSE_TIMES: Gap("D", "times in microseconds: the order is a guess"),
+    TAIL: Gap("B", "{} processes were still running at the end"),
 }
 
 
