@@ -74,3 +74,8 @@ def event_at(trace: Trace, t: int) -> int:
         if len(columns) and columns.t[-1] >= t:
             return columns.first + next(i for i, at in enumerate(columns.t) if at >= t)
     return trace.events
+
+
+def event_after(trace: Trace, t: int) -> int:
+    """Return the number of the first event after ``t`` (ns)."""
+    return event_at(trace, t + 1)

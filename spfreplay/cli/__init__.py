@@ -28,7 +28,7 @@ VERBS: Final = {
     "diff": ("spfreplay.cli.diff:diff", "Compare the speculative engine with the locked one."),
     "explain": ("spfreplay.cli.window:explain", "List what one window can come to."),
     "replay": ("spfreplay.cli.window:replay", "Perform one order of a window, step by step."),
-    "extract": ("spfreplay.cli.window:extract", "Write one window as a trace of its own."),
+    "extract": ("spfreplay.cli.extract:extract", "Write a part as a trace of its own."),
     "anonymize": ("spfreplay.cli.anonymize:anonymize", "Write a trace that may be shown."),
     "mutants": ("spfreplay.cli.mutants:mutants", "Say which check of the protocol is needed."),
     "fuzz": ("spfreplay.cli.fuzz:fuzz", "Make up traces; keep what shows something new."),

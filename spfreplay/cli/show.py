@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spfreplay.cli.options import AddressRange, Place
+
 if TYPE_CHECKING:
     from spfreplay.trace.container import Trace
     from spfreplay.trace.events import Event
@@ -35,48 +37,75 @@ class _Space(click.ParamType):  # type: ignore[type-arg]
     help="Write there instead of stdout.",
 )
 @click.option("--events", type=click.IntRange(min=0), metavar="N", help="Stop after N events.")
-@click.option("--from", "first", type=click.IntRange(min=0), default=0, metavar="EVENT")
-@click.option("--to", "last", type=click.IntRange(min=0), metavar="EVENT")
+@click.option("--from", "first", type=Place(), help="Begin with this event or time.")
+@click.option("--to", "last", type=Place(), help="End with this event or time.")
 @click.option("--pid", type=int, help="Only events of this process.")
+@click.option("--range", "pages", type=AddressRange(), help="Only events on these addresses.")
 @click.option("--mm", type=_Space(), help="Only events of this address space.")
 @click.option("--numbers", is_flag=True, help="Number the events, in comments.")
 def show(
     path: str,
     output: Path | None,
     events: int | None,
-    first: int,
-    last: int | None,
+    first: tuple[int | None, int | None] | None,
+    last: tuple[int | None, int | None] | None,
     pid: int | None,
     mm: int | None,
+    pages: tuple[int, int] | None,
     numbers: bool,
 ) -> None:
     """Print TRACE as text, which `assemble` turns into the same trace again.
 
-    With --events, --from, --to, --pid or --mm some events are left out; the
-    tables are always whole.
+    With --events, --from, --to, --pid, --mm or --range some events are left out; the
+    tables are always whole.  For a part that can be replayed use `extract`.
     """
     from spfreplay.trace.container import open_trace
 
     trace = open_trace(path)
-    stop = trace.events if last is None else last + 1
+    begin, stop = stretch(trace, first, last)
     if events is not None:
-        stop = min(stop, first + events)
-    keep = _filter(trace, pid, mm)
-    lines = _lines(trace, _select(trace, first, stop, keep), numbers)
+        stop = min(stop, begin + events)
+    keep = _filter(trace, pid, mm, pages)
+    lines = _lines(trace, _select(trace, begin, stop, keep), numbers)
     if output is None:
         _print(lines)
     else:
         _write(lines, output)
 
 
-def _filter(trace: Trace, pid: int | None, mm: int | None) -> Callable[[Event], bool]:
+def stretch(
+    trace: Trace,
+    first: tuple[int | None, int | None] | None,
+    last: tuple[int | None, int | None] | None,
+) -> tuple[int, int]:
+    """Return the number of the first event of two places, and that after the last."""
+    from spfreplay.selection import event_after, event_at
+
+    begin, stop = 0, trace.events
+    if first is not None:
+        begin = first[0] if first[0] is not None else event_at(trace, first[1] or 0)
+    if last is not None:
+        stop = last[0] + 1 if last[0] is not None else event_after(trace, last[1] or 0)
+    return begin, min(stop, trace.events)
+
+
+def _filter(
+    trace: Trace, pid: int | None, mm: int | None, pages: tuple[int, int] | None
+) -> Callable[[Event], bool]:
     """Return which events to show."""
     tids = {thread.tid for thread in trace.tables.threads if thread.pid == pid}
     if pid is not None and not tids:
         raise click.UsageError(f"--pid {pid}: {trace.path} has no such process")
 
+    takes: Callable[[Event], bool] | None = None
+    if pages is not None:
+        from spfreplay.share.reach import on_pages
+
+        takes = on_pages(trace.tables.images, pages)
+
     def keep(event: Event) -> bool:
-        return (pid is None or event.tid in tids) and (mm is None or event.mm == mm)
+        on_them = takes is None or takes(event)
+        return (pid is None or event.tid in tids) and (mm is None or event.mm == mm) and on_them
 
     return keep
 

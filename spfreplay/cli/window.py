@@ -1,4 +1,4 @@
-"""``spfreplay replay``, ``explain`` and ``extract``: one window of a trace."""
+"""``spfreplay replay`` and ``explain``: one window of a trace."""
 
 from __future__ import annotations
 
@@ -21,16 +21,7 @@ def one_window(command: F) -> F:
     """Add TRACE, ``--window``, and what the engine under test is."""
     for option in (
         click.option("-v", "--verbose", is_flag=True, help="Say more; tracebacks."),
-        click.option("--skew", type=Duration(), default=0, help="As given to diff."),
-        click.option("--speculate-single-threaded", is_flag=True, help="As given to diff."),
-        click.option("--file-faults", is_flag=True, help="As given to diff."),
-        click.option(
-            "--protocol",
-            type=ProtocolName(),
-            metavar="NAME",
-            default=DEFAULT,
-            help="As given to diff.",
-        ),
+        *engine_options(),
         click.option(
             "--window",
             "name",
@@ -44,7 +35,23 @@ def one_window(command: F) -> F:
     return command
 
 
-def _options(
+def engine_options() -> tuple[Callable[[F], F], ...]:
+    """Return the options that tell which engine, and which windows, diff had."""
+    return (
+        click.option("--skew", type=Duration(), default=0, help="As given to diff."),
+        click.option("--speculate-single-threaded", is_flag=True, help="As given to diff."),
+        click.option("--file-faults", is_flag=True, help="As given to diff."),
+        click.option(
+            "--protocol",
+            type=ProtocolName(),
+            metavar="NAME",
+            default=DEFAULT,
+            help="As given to diff.",
+        ),
+    )
+
+
+def window_options(
     protocol: str,
     file_faults: bool,
     speculate_single_threaded: bool,
@@ -83,7 +90,7 @@ def replay(
     from spfreplay.one_window import replay_window
     from spfreplay.trace.container import open_trace
 
-    how = _options(protocol, file_faults, speculate_single_threaded, skew)
+    how = window_options(protocol, file_faults, speculate_single_threaded, skew)
     found = replay_window(open_trace(path), name, schedule, how)
     if form == "json":
         from spfreplay.report import json_window
@@ -132,7 +139,7 @@ def explain(
     from spfreplay.trace.container import open_trace
 
     trace = open_trace(path)
-    how = _options(protocol, file_faults, speculate_single_threaded, skew, seed, budget)
+    how = window_options(protocol, file_faults, speculate_single_threaded, skew, seed, budget)
     if schedule is not None:
         shown = replay_window(trace, name, schedule, how, everything=False)
         tell = json_window.replayed if form == "json" else text_window.shown
@@ -142,35 +149,3 @@ def explain(
     tell_all = json_window.explained if form == "json" else text_window.explained
     emit(tell_all(found), output)
     return exit_code([found.exit_code], bisect)
-
-
-@click.command()
-@one_window
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write there instead of stdout.",
-)
-def extract(
-    path: str,
-    name: str,
-    protocol: str,
-    file_faults: bool,
-    speculate_single_threaded: bool,
-    skew: int,
-    verbose: bool,
-    output: Path | None,
-) -> None:
-    """Write one window of TRACE as a trace in text form, to be mailed.
-
-    It begins with the memory that the window begins with.
-    """
-    from spfreplay.one_window import extract_window
-    from spfreplay.trace.container import open_trace
-    from spfreplay.trace.text import format_events, format_tables
-
-    how = _options(protocol, file_faults, speculate_single_threaded, skew)
-    tables, events = extract_window(open_trace(path), name, how)
-    lines = [*format_tables(tables), *format_events(tables, events)]
-    emit("".join(f"{line}\n" for line in lines), output)

@@ -8,7 +8,7 @@ ones, which no event of the new trace has left, become names of initial contents
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, Final
@@ -53,7 +53,7 @@ def extracted(case: Case, source: dict[str, Any]) -> tuple[Tables, list[Event]]:
             replace(file, facts=file.facts._replace(id=n))
             for n, file in enumerate(case.tables.files)
         ],
-        images=[names.image(image) for image in case.tables.images],
+        images=[renamed_image(image, names.files) for image in case.tables.images],
     )
     return tables, prelude + window
 
@@ -119,21 +119,25 @@ class _Names:
             )
         return found
 
-    def image(self, image: InitialImage) -> InitialImage:
-        """Return the image with the numbers of files and stores that mean the same there."""
-        regions = tuple(
-            region._replace(file=self.files.get(region.file, region.file))
-            for region in image.regions
-        )
-        contents = tuple((vpn, self._content(content)) for vpn, content in image.contents)
-        return image._replace(regions=regions, contents=contents)
 
-    def _content(self, content: int) -> int:
-        kind = content & (CONTENT_FILE | CONTENT_INITIAL)
-        if kind == CONTENT_FILE:
-            file = self.files.get(content >> 31 & 0xFFFF)
-            if file is not None:
-                return CONTENT_FILE | file << 31 | content & 0x7FFF_FFFF
-        if content and not kind:
-            return CONTENT_INITIAL | _EARLIER | content
-        return content
+def renamed_image(image: InitialImage, files: Mapping[int, int]) -> InitialImage:
+    """Return the image with the numbers of files and stores that mean the same there.
+
+    :param files: number of a file -> its number in the new trace.
+    """
+    regions = tuple(
+        region._replace(file=files.get(region.file, region.file)) for region in image.regions
+    )
+    contents = tuple((vpn, _renamed(content, files)) for vpn, content in image.contents)
+    return image._replace(regions=regions, contents=contents)
+
+
+def _renamed(content: int, files: Mapping[int, int]) -> int:
+    kind = content & (CONTENT_FILE | CONTENT_INITIAL)
+    if kind == CONTENT_FILE:
+        file = files.get(content >> 31 & 0xFFFF)
+        if file is not None:
+            return CONTENT_FILE | file << 31 | content & 0x7FFF_FFFF
+    if content and not kind:
+        return CONTENT_INITIAL | _EARLIER | content
+    return content
