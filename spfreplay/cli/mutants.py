@@ -163,6 +163,7 @@ def matrix(
     surveyed = counting("mutants", "traces surveyed", quiet)
     with progress("mutants", len(wanted), quiet, "mutations") as hunted:
         found = mutant_matrix(wanted, traces(paths), how, Progress(surveyed, hunted))
+    found.litmus = not paths
     code = exit_code(found.rows, found.traces, require or "")
     codes = [code, EXIT_INTERRUPTED] if found.interrupted else [code]
     if form == "json":

@@ -114,22 +114,35 @@ class VmaIndex:
             self._prev[above] = vma
 
     def erase(self, vma: VmArea) -> None:
-        """Unlink ``vma``.  :raises KeyError: if it is not linked."""
+        """Unlink ``vma``; its own pointers stay.  :raises KeyError: if it is not linked."""
         self._drop_key(vma)
         below = self._prev.pop(vma)
         above = self._next.pop(vma)
+        vma.vm_left = below, above
         if below is not None:
             self._next[below] = above
         if above is not None:
             self._prev[above] = below
 
     def next(self, vma: VmArea) -> VmArea | None:
-        """Return the VMA above, None at the top.  (``vma->vm_next``)"""
-        return self._next[vma]
+        """Return the VMA above, None at the top.  (``vma->vm_next``)
+
+        Of one that is not linked any more, what was above it then.
+        """
+        try:
+            return self._next[vma]
+        except KeyError:
+            return vma.vm_left[1]
 
     def prev(self, vma: VmArea) -> VmArea | None:
-        """Return the VMA below, None at the bottom.  (``vma->vm_prev``)"""
-        return self._prev[vma]
+        """Return the VMA below, None at the bottom.  (``vma->vm_prev``)
+
+        Of one that is not linked any more, what was below it then.
+        """
+        try:
+            return self._prev[vma]
+        except KeyError:
+            return vma.vm_left[0]
 
     def first(self) -> VmArea | None:
         """Return the lowest VMA, None in an empty address space."""

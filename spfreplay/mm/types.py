@@ -302,9 +302,9 @@ class VmArea:
     *and* a write section of ``vm_sequence``, unless stated otherwise."""
 
     __slots__ = (
-        "anon_vma", "anon_vma_chain", "freed", "name", "vm_end", "vm_file", "vm_flags", "vm_mm",
-        "vm_ops", "vm_page_prot", "vm_pgoff", "vm_policy", "vm_rb_linked", "vm_ref_count",
-        "vm_sequence", "vm_start", "vm_userfaultfd_ctx",
+        "anon_vma", "anon_vma_chain", "freed", "name", "vm_end", "vm_file", "vm_flags",
+        "vm_left", "vm_mm", "vm_ops", "vm_page_prot", "vm_pgoff", "vm_policy", "vm_rb_linked",
+        "vm_ref_count", "vm_sequence", "vm_start", "vm_userfaultfd_ctx",
     )  # fmt: skip
 
     def __init__(self, vm_mm: MmStruct, name: tuple[int, int]) -> None:
@@ -326,6 +326,8 @@ class VmArea:
         self.vm_sequence = 0  # plain counter, odd inside a write section
         self.vm_ref_count = 1  # atomic
         self.vm_rb_linked = False  # False = RB_EMPTY_NODE; mm_rb_lock
+        #: vm_prev and vm_next, which stay what they were when it is unlinked
+        self.vm_left: tuple[VmArea | None, VmArea | None] = (None, None)
         self.freed = False
 
     def __repr__(self) -> str:

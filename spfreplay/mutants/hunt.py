@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Final
 
 from spfreplay.diff import DIVERGED, DiffOptions
 from spfreplay.engines.case import Case
@@ -44,8 +45,10 @@ from spfreplay.oracles import Finding
 from spfreplay.orders import schedule_digest
 from spfreplay.pipeline import diff_trace
 
+#: what a planted bug may do to the model itself: it was not made to go on from there
+BEYOND: Final = (ModelError, LookupError, AttributeError, TypeError, ValueError)
 #: a mutation may have more orders than its base: how many times as many steps it may take
-_MORE: int = 3
+_MORE: Final = 3
 
 
 @lru_cache(maxsize=64)
@@ -133,8 +136,8 @@ class Hunt:
         )
         try:
             found = diff_trace(opened(trace.path, settings.skew).trace, how, path=trace.path)
-        except ModelError as error:
-            self.why[f"{trace.path}: {error}"] = None
+        except BEYOND as error:
+            self._lost(trace, error)
             return True
         self.executions += 1
         if found.verdict != DIVERGED:
@@ -143,11 +146,18 @@ class Hunt:
         self.catches.append(Catch(trace.path, RECORDED, trace.events, sighting, first=1))
         return True
 
+    def _lost(self, trace: SurveyedTrace, error: Exception) -> None:
+        """Note that the model cannot go on; of that, nothing is concluded."""
+        told = (
+            str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+        )
+        self.why[f"{trace.path}: the model cannot go on: {told}"] = None
+
     def _explore(self, trace: SurveyedTrace, todo: Sequence[SurveyedWindow]) -> None:
         try:
             parts = parts_of(trace.path, self.mutant.name, self.settings)
-        except ModelError as error:
-            self.why[f"{trace.path}: {error}"] = None
+        except BEYOND as error:
+            self._lost(trace, error)
             return
         wanted = {str(part.name): (part, case) for part, _, case in parts}
         for window in sorted(todo, key=lambda one: (one.events, one.steps)):
@@ -165,13 +175,15 @@ class Hunt:
             self.why[f"{trace.path}: what the base itself shows is not known completely"] = None
             return
         engine = settings.engine(self.mutant.name)
-        most = max(settings.steps or SEARCH_STEPS, _MORE * window.steps)
+        most = max(SEARCH_STEPS, _MORE * window.steps)
         if not window.complete:
             most = sampled_steps(len(trace.windows))
+        if settings.steps is not None:
+            most = settings.steps
         try:
             law, found = explored(case, engine, most, settings.seed, window.seen)
-        except ModelError as error:
-            self.why[f"{trace.path}: {error}"] = None
+        except BEYOND as error:
+            self._lost(trace, error)
             return
         self.executions += found.executions + found.cut
         self.steps += found.steps

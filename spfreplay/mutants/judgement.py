@@ -17,12 +17,17 @@ from spfreplay.mutations.settled import SETTLED
 TO_BE_CAUGHT: Final = ("KILL", "KILL(access)")
 
 
-def as_predicted(predicted: str, verdict: str) -> bool | None:
+def as_predicted(predicted: str, verdict: str, litmus: bool = True) -> bool | None:
     """Tell whether a verdict is the predicted one; None where neither is said.
 
     ARCH is no prediction here: it says that the model may lack what it takes.
+
+    :param litmus: of the whole litmus corpus; that other traces do not need a check
+        refutes nothing.
     """
     if verdict == UNDECIDED or predicted not in (*TO_BE_CAUGHT, "EQUIV"):
+        return None
+    if verdict == SILENT and predicted in TO_BE_CAUGHT and not litmus:
         return None
     return (verdict == CAUGHT) == (predicted in TO_BE_CAUGHT)
 
@@ -51,11 +56,13 @@ class Counts(NamedTuple):
     out_of_scope: int
 
 
-def counts(rows: Iterable[Row]) -> Counts:
+def counts(rows: Iterable[Row], litmus: bool = True) -> Counts:
     """Count rows; planned are those and the rows of the catalogue that cannot be had."""
     rows = tuple(rows)
     verdicts = Counter(row.verdict for row in rows)
-    refuted = sum(as_predicted(row.mutant.predicted, row.verdict) is False for row in rows)
+    refuted = sum(
+        as_predicted(row.mutant.predicted, row.verdict, litmus) is False for row in rows
+    )
     return Counts(
         len(rows) + len(NOT_HERE),
         verdicts[CAUGHT],

@@ -51,6 +51,8 @@ class Matrix:
     rows: list[Row] = field(default_factory=list)
     surveys: dict[str, tuple[SurveyedTrace, ...]] = field(default_factory=dict)
     interrupted: bool = False
+    #: the traces are the litmus corpus, on which predictions are settled
+    litmus: bool = False
 
 
 class Progress(NamedTuple):

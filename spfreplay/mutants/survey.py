@@ -33,7 +33,7 @@ from spfreplay.windows import cut
 SEARCH_STEPS: Final = 3_000_000
 #: steps of all windows together that are sampled only, and of one of them
 SAMPLE_STEPS: Final = 2_000_000
-MOST_SAMPLED: Final = 200_000
+MOST_SAMPLED: Final = 100_000
 LEAST_SAMPLED: Final = 4_000
 
 
@@ -189,7 +189,7 @@ def _window(
     seen = {key for result in results(found) for key in keys_of(law, result)}
     operations = case.window.operations
     if not found.complete:
-        entered = set(reachable_functions(base, (each.op for each in operations)))
+        entered |= reachable_functions(base, operations_of(case))
     return SurveyedWindow(
         name,
         key,
@@ -200,6 +200,11 @@ def _window(
         frozenset(entered),
         frozenset(seen),
     )
+
+
+def operations_of(case: Case) -> set[int]:
+    """Return which OP_* there are in a window, and in what leads to its start."""
+    return {each.op for each in case.window.operations} | set(case.prelude.op)
 
 
 def sampled_steps(windows: int) -> int:

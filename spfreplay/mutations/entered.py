@@ -59,11 +59,12 @@ def reachable_functions(name: str, operations: Iterable[int]) -> frozenset[str]:
     By who calls whom in the source of protocol ``name``: more than ever is entered.
     """
     calls = _calls(name)
-    todo = [_CALLBACK, *("access" if op == OP_ACCESS else CALLS[op] for op in operations)]
+    todo = [_CALLBACK]
+    todo += ("access" if op == OP_ACCESS else CALLS.get(op, "") for op in operations)
     found: set[str] = set()
     while todo:
         function = todo.pop()
-        if function not in found:
+        if function and function not in found:
             found.add(function)
             todo += calls.get(function, ())
     return frozenset(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from spfreplay.mutants.judgement import as_predicted, contradiction, counts
@@ -22,20 +21,20 @@ def matrix(found: Matrix, code: int, times: bool = False) -> str:
         ],
         "seed": settings.pop("seed"),
         "options": settings,
-        "rows": [_row(row, found.traces, times) for row in found.rows],
-        "counts": plain(counts(found.rows)),
+        "rows": [_row(row, found, times) for row in found.rows],
+        "counts": plain(counts(found.rows, found.litmus)),
         "interrupted": found.interrupted,
         "exit_code": code,
     }
     return document("mutants", [whole])
 
 
-def _row(row: Row, traces: Sequence[str], times: bool) -> dict[str, Any]:
+def _row(row: Row, matrix: Matrix, times: bool) -> dict[str, Any]:
     found: dict[str, Any] = plain(row)
     if not times:
         del found["cpu"]
     for catch in found["catches"]:
         catch["oracle"] = oracle_of(catch["sighting"]["outcome"])
-    found["as_predicted"] = as_predicted(row.mutant.predicted, row.verdict)
-    found["contradiction"] = contradiction(row, traces)
+    found["as_predicted"] = as_predicted(row.mutant.predicted, row.verdict, matrix.litmus)
+    found["contradiction"] = contradiction(row, matrix.traces)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from spfreplay.mutants.judgement import Counts, as_predicted, contradiction, counts
@@ -20,7 +20,7 @@ def matrix(found: Matrix, times: bool = False, verbose: bool = False) -> str:
     :param times: processor time, too: the one thing that differs from run to run.
     :param verbose: the command that performs each witness again.
     """
-    lines = [_head(found), "", *_rows(found.rows, times), ""]
+    lines = [_head(found), "", *_rows(found, times), ""]
     for row in found.rows:
         lines += _witness(row, found, verbose)
     lines += ["", *_ending(found)]
@@ -32,9 +32,9 @@ def _head(found: Matrix) -> str:
     return f"spfreplay mutants: {what}"
 
 
-def _rows(rows: Sequence[Row], times: bool) -> list[str]:
+def _rows(found: Matrix, times: bool) -> list[str]:
     cells = []
-    for row in rows:
+    for row in found.rows:
         catch = row.catch
         cell = [
             row.mutant.id,
@@ -43,7 +43,7 @@ def _rows(rows: Sequence[Row], times: bool) -> list[str]:
             oracle_of(catch.sighting.outcome) if catch else "-",
             f"{row.executions:,}",
             f"{catch.events}" if catch else "-",
-            _mark(row),
+            _mark(row, found.litmus),
         ]
         cells.append([*cell[:6], f"{row.cpu:.2f}", cell[6]] if times else cell)
     heads = ["mutation", "predicted", "found", "oracle", "orders", "ops", ""]
@@ -54,9 +54,9 @@ def _rows(rows: Sequence[Row], times: bool) -> list[str]:
     return table(cells, heads, align)
 
 
-def _mark(row: Row) -> str:
+def _mark(row: Row, litmus: bool = True) -> str:
     """Say where a row is not as predicted."""
-    if as_predicted(row.mutant.predicted, row.verdict) is False:
+    if as_predicted(row.mutant.predicted, row.verdict, litmus) is False:
         return "refuted"
     seen = {one.outcome for one in row.sightings}
     named = set(row.mutant.outcomes)
@@ -113,7 +113,7 @@ def replay_command(mutant: Mutant, catch: Catch, found: Matrix) -> Iterator[str]
 
 def _ending(found: Matrix) -> Iterator[str]:
     rows = found.rows
-    yield from numbers(counts(rows))
+    yield from numbers(counts(rows, found.litmus))
     costly = sorted(
         {
             Path(trace.path).name
