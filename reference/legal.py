@@ -38,6 +38,7 @@ from spfreplay_reference.pieces import (
     BY_RMAP,
     FORK_BY_TABLE,
     GIVES_UP,
+    MIGRATION_ENTRY,
     PAGE_HELD,
     STALE_TLB,
     Operation,
@@ -54,6 +55,7 @@ RELAXATIONS: Final = {
     DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
     PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
     GIVES_UP: "reclaim or migration comes to nothing while another call runs",
+    MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration",
 }
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
 #: and nobody minds.  Not for judging a kernel that has no such faults.
@@ -65,7 +67,12 @@ WITHOUT_LOCK: Final = {
 #: In this order they are tried, then again with those of WITHOUT_LOCK.
 TIERS: Final = ((), (STALE_TLB,), (STALE_TLB, DOWNGRADE))
 #: name -> the operations that it is about; goes with any of those
-ONE_OPERATION: Final = {PAGE_HELD: {OP_MIGRATE}, FORK_BY_TABLE: {OP_FORK}, GIVES_UP: {*BY_RMAP}}
+ONE_OPERATION: Final = {
+    PAGE_HELD: {OP_MIGRATE},
+    FORK_BY_TABLE: {OP_FORK},
+    GIVES_UP: {*BY_RMAP},
+    MIGRATION_ENTRY: {OP_MIGRATE},
+}
 #: What else is let pass elsewhere, and why it needs no name here.
 NEEDS_NO_NAME: Final = {
     "two-copies": "whether a page is copied or taken over shows in no image and no result",

@@ -23,6 +23,10 @@ access is after: that may wait for it, and then holds the page.
 ``gives-up`` lets reclaim and migration, which promise nothing, come to nothing where
 another call runs meanwhile: it may have the page, or its mappings, in its hands.
 
+``migration-entry`` makes migration two pieces: a change of rights that comes between
+finds an entry in the page's place, and plays safe: the page comes back without the
+right to write, until the next fault.
+
 ``stale-tlb`` adds what a CPU may still do through a translation that a call
 has removed but not yet flushed: the call gets one more piece, the flush, and
 until then accesses of other threads may go the old way.
@@ -82,6 +86,7 @@ STALE_TLB: Final = "stale-tlb"
 PAGE_HELD: Final = "page-held"
 FORK_BY_TABLE: Final = "fork-by-table"
 GIVES_UP: Final = "gives-up"
+MIGRATION_ENTRY: Final = "migration-entry"
 
 
 class Operation(NamedTuple):
@@ -225,6 +230,8 @@ def step(
         return _attempt(world.kernel, each, doing)
     if each.forks and FORK_BY_TABLE in relaxations:
         return _fork_on(world.kernel, each, doing)  # no store through what is not flushed
+    if each.op == OP_MIGRATE and MIGRATION_ENTRY in relaxations:
+        return _migrate_on(world.kernel, each, doing)
     if STALE_TLB not in relaxations or each.mm not in world.kernel._mms:
         return _piece(world.kernel, each, doing)
     before = world.branch
@@ -296,6 +303,19 @@ def _fork_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     if left:
         copy_pages(parent, kernel._mm(child_mm), *left[0])
     return Doing(doing.pieces + 1, left[0][1]) if left[1:] else child_tid
+
+
+def _migrate_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    """Put an entry in a page's place, then the page; ``doing.error``: the rights before."""
+    mm = kernel._mm(each.mm)
+    area, vpn = mm.space.at(each.args[0]), each.args[0] >> PAGE_SHIFT
+    rights = area.flags & (VM_ACCESS | VM_WRITE) if area is not None else 0
+    if not doing.pieces:
+        return Doing(1, rights)
+    result = _call(kernel, each)
+    if not result and rights != doing.error:
+        mm.bits[vpn] &= ~PG_WRITE
+    return result
 
 
 def speculates(world: World, each: Operation) -> bool:

@@ -70,9 +70,14 @@ class CoveredWindow(MemoryWindow):
     """
 
     def __init__(
-        self, kernel: SpeculativeKernel, window: Window, *, watched: bool = True
+        self,
+        kernel: SpeculativeKernel,
+        window: Window,
+        *,
+        watched: bool = True,
+        again: bool = True,
     ) -> None:
-        super().__init__(kernel, window, watched=watched)
+        super().__init__(kernel, window, watched=watched, again=again)
         self.pairs: set[int] = set()
         self.reasons: set[int] = set()
         self._oracle: Callable[[int, Step], None] | None = self.check

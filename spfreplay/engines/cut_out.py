@@ -7,6 +7,7 @@ that is not explored, with a reason, never one that is explored wrongly.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -15,7 +16,14 @@ from spfreplay.engines.player import permits
 from spfreplay.engines.window import Operation, Window
 from spfreplay.footprints import NO_OPERATION
 from spfreplay.mm.kernel import SpeculativeKernel
-from spfreplay.mm.window_image import Call, Range, untold, window_files, window_image
+from spfreplay.mm.window_image import (
+    Call,
+    Range,
+    times_mapped,
+    untold,
+    window_files,
+    window_image,
+)
 from spfreplay.trace.events import EV_NO_EFFECT, Columns, Event, File, Tables
 from spfreplay_reference.contract import (
     CLONE_THREAD,
@@ -189,6 +197,9 @@ def images_of(
         if also:
             merged = joined(kernel, mm, [*ranges.get(mm, []), *also])
             images[mm] = window_image(mms[mm], merged)
+    seen = Counter(name for image in images.values() for _, name in image.frames)
+    if any(seen[name] < times_mapped(kernel.kernel, name) for name in shared):
+        raise CannotCut("a page that another address space has elsewhere")
     return images
 
 

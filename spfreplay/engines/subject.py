@@ -64,13 +64,19 @@ class MemoryWindow:
     :param kernel: a kernel in the window form, in the state in which the window
         starts; it is used up.
     :param watched: let the oracles look at every step.
+    :param again: it is for more than one execution, so its state is put back before each.
     """
 
     waiting: frozenset[int] = conflicts.WAITING | {BEGIN}
     spinning: frozenset[int] = conflicts.SPINNING
 
     def __init__(
-        self, kernel: SpeculativeKernel, window: Window, *, watched: bool = True
+        self,
+        kernel: SpeculativeKernel,
+        window: Window,
+        *,
+        watched: bool = True,
+        again: bool = True,
     ) -> None:
         self.kernel = kernel
         self.window = window
@@ -82,7 +88,7 @@ class MemoryWindow:
         self.calls_running = 0
         kernel.kernel.rcu_callbacks = _Births(self)
         self._own = [self._task_of(tid) for tid in window.tids]
-        self._snapshot = Snapshot(kernel.kernel)
+        self._snapshot = Snapshot(kernel.kernel) if again else None
         self._cells = conflicts.Cells()
         self.oracles = Oracles(kernel.kernel)
         self.check: Callable[[int, Step], None] | None = self._look if watched else None
@@ -97,7 +103,8 @@ class MemoryWindow:
 
     def start(self) -> list[Iterator[Step]]:
         """Put the kernel back and return the threads, none of which has been resumed."""
-        self._snapshot.restore()
+        if self._snapshot is not None:
+            self._snapshot.restore()
         self.newborn.clear()
         self.tasks = list(self._own)
         self.results = [None] * len(self.window.operations)

@@ -29,15 +29,15 @@ from spfreplay.mutations import protocol_digest
 from spfreplay.trace.container import open_trace, read_events
 
 #: batches that may be under way
-LAG: Final = 8
+LAG: Final = 4
 #: traces that a batch makes up
-BATCH: Final = 96
+BATCH: Final = 24
 #: entries of the corpus that a batch gets to start from
 _PARENTS: Final = 48
 #: seconds between two writings of the state
 _WRITE_EVERY: Final = 5.0
 #: traces of the corpus that a batch looks at when a campaign begins
-_GIVEN: Final = 24
+_GIVEN: Final = 12
 
 
 class FuzzOptions(NamedTuple):

@@ -86,7 +86,7 @@ def try_once(draft: Draft, seed: int, options: EngineOptions) -> Quick | None:
     if case is None:
         return None
     speculative, locked = case.kernels(options)
-    window = CoveredWindow(speculative, case.window)
+    window = CoveredWindow(speculative, case.window, again=False)
     finished = _in_random_order(window, seed)
     witness = Witness(
         Schedule("-", tuple(finished.choices)), count_switches(finished.choices), 1

@@ -51,13 +51,13 @@ class Snapshot:
         self._keep.append(each)
         if kind is list:
             self._refills.append((_list_refill(each), each[:]))
-            waiting.extend(each)
+            waiting.extend([one for one in each if one.__class__ not in _PLAIN])
         elif kind is array:
             self._refills.append((_array_refill(each), each[:]))
         elif kind is dict:
             self._refills.append((_dict_refill(each), dict(each)))
-            waiting.extend(each.keys())
-            waiting.extend(each.values())
+            parts = (*each.keys(), *each.values())
+            waiting.extend([one for one in parts if one.__class__ not in _PLAIN])
         elif kind is set or hasattr(each, "bisect_left"):  # or one of sortedcontainers
             self._refills.append((_set_refill(each), tuple(each)))
             waiting.extend(each)
@@ -68,7 +68,7 @@ class Snapshot:
         slots = [name for base in kind.__mro__ for name in base.__dict__.get("__slots__", ())]
         fields = tuple((name, getattr(each, name)) for name in slots if hasattr(each, name))
         self._fields.append((each, fields))
-        waiting.extend(value for _, value in fields)
+        waiting.extend([value for _, value in fields if value.__class__ not in _PLAIN])
 
 
 def _list_refill(each: list[Any]) -> Callable[[Any], None]:

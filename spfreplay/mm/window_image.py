@@ -41,6 +41,7 @@ from spfreplay.mm.types import (
     PAGE_RW,
     PAGE_SWP_EXCLUSIVE,
     PFN_INITIAL,
+    PFN_ZERO,
     PTE_PFN_SHIFT,
     AnonVma,
     File,
@@ -289,6 +290,17 @@ def share(mm: MmStruct, page: Page, name: int | None, pte: int) -> int:
     if swapped is not None and swapped.cached is None:
         insert_cached(kernel, swapped, known)
     return known.pfn << PTE_PFN_SHIFT | pte & PTE_FLAGS_MASK
+
+
+def times_mapped(kernel: Kernel, name: int) -> int:
+    """Return how many PTEs there are of a frame, which :func:`page_frame` has named."""
+    if not name & PFN_ZERO:
+        page = kernel.mem_map.get(name)
+        return 0 if page is None else page.mapcount
+    slot = kernel.swap_slots.get(name & ~PFN_ZERO)
+    if slot is None:
+        return 0
+    return slot.swap_count + (0 if slot.cached is None else slot.cached.mapcount)
 
 
 def is_shared_entry(mm: MmStruct, vpn: int) -> bool:

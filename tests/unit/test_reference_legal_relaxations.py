@@ -339,6 +339,19 @@ def test_reclaim_does_not_give_up_for_anything_else(other):
     assert results(written(0), *window, names=[GIVES_UP]) == {(0, 0)}
 
 
+def test_a_page_under_migration_loses_the_right_to_write_to_a_change_of_rights():
+    memory = written(0)
+    rwx = call(1, (5, 20), c.OP_MPROTECT, BASE, PAGE, RW | c.PROT_EXEC, -1)
+    window = reclaimed((0, 10), c.OP_MIGRATE), rwx
+
+    def writable(names):
+        found = legal.legal_set(memory.kernel, window, relaxations=names)
+        return {bool(outcome.images[0].pages[0][1] & W) for outcome in found.outcomes}
+
+    assert writable([]) == {True}
+    assert writable([legal.MIGRATION_ENTRY]) == {True, False}
+
+
 # -- what populates does so behind the back of mmap_sem -------------------------
 
 
