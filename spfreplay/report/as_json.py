@@ -45,6 +45,10 @@ def _diff(result: DiffResult) -> dict[str, Any]:
     options = found.pop("options")
     # The report depends on the seed and the budget; not on how the work was shared out.
     del options["jobs"], options["dask"], options["notebook"]
+    # Pictures are for pages.
+    del options["pictures"], found["timeline"]
+    for race in (found["orders"] or {}).get("races", ()):
+        del race["picture"]
     found["protocol"] = options.pop("protocol")
     found["seed"] = options.pop("seed")
     found["budget"] = {
