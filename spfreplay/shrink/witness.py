@@ -6,7 +6,7 @@ A trace that gets smaller may come to show another bug.  The signature
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from spfreplay.engines import EngineOptions
 from spfreplay.engines.case import Case
 from spfreplay.engines.cases import Part, cases
 from spfreplay.engines.judge import STATE, judge
+from spfreplay.engines.subject import Result
 from spfreplay.engines.tell import Teller
 from spfreplay.explore import Budget
 from spfreplay.explore.schedule import count_switches
@@ -68,11 +69,7 @@ def parts_of(trace: Trace, manner: Manner) -> Iterator[Part]:
 class Window:
     """One window explored: what went wrong in it, and by which steps."""
 
-    def __init__(self, part: Part, manner: Manner, preemptions: int | None = None) -> None:
-        """Explore a window.
-
-        :param preemptions: only the orders with at most so many.
-        """
+    def __init__(self, part: Part, manner: Manner) -> None:
         assert part.case is not None
         self.part = part
         self.case = part.case
@@ -81,8 +78,6 @@ class Window:
             self.case,
             Budget(steps=manner.steps, seconds=manner.seconds),
             options=manner.engine,
-            strategy="portfolio" if preemptions is None else "complete",
-            preemptions=preemptions,
         )
         self._teller: Teller | None = None
 
@@ -102,18 +97,40 @@ class Window:
 
     def told(self, finding: Finding, choices: tuple[int, ...]) -> tuple[Signature, Witness]:
         """Return the signature of a finding, and a plain order that shows it."""
-        teller = self._teller = self._teller or Teller(self.case, self.engine)
+        choices = self.teller.plainer(choices, self._like(finding))
+        return self._as_told(finding, choices)
+
+    @property
+    def teller(self) -> Teller:
+        """Return what performs orders of this window and tells them."""
+        self._teller = self._teller or Teller(self.case, self.engine)
+        return self._teller
+
+    def _like(self, finding: Finding) -> Callable[[Finding], bool]:
         operations = self.case.window.operations
         kind = kind_of(operations, finding)
+        return lambda other: kind_of(operations, other) == kind
 
-        def alike(other: Finding) -> bool:
-            return kind_of(operations, other) == kind
-
-        choices = teller.plainer(choices, alike)
-        telling, _ = teller.tell(choices, alike)
+    def _as_told(self, finding: Finding, choices: tuple[int, ...]) -> tuple[Signature, Witness]:
+        telling, _ = self.teller.tell(choices, self._like(finding))
         name, members = str(self.part.name), self.part.members
         signature = signature_of(finding.outcome, finding.what, finding.place, telling)
         return signature, Witness(name, members, choices, self.case)
+
+    def may_show(self, result: Result, wanted: Signature) -> bool:
+        """Tell whether a result has a finding of the outcome and kind that are wanted."""
+        return any(_may_be(each, wanted) for each in self.teller.findings(result))
+
+    def as_it_is(
+        self, result: Result, choices: tuple[int, ...], wanted: Signature
+    ) -> Witness | None:
+        """Return an order that leads to ``result`` as it is, if it shows ``wanted``."""
+        for finding in self.teller.findings(result):
+            if _may_be(finding, wanted):
+                signature, witness = self._as_told(finding, choices)
+                if signature == wanted:
+                    return witness
+        return None
 
     def signatures(self) -> dict[Signature, Witness]:
         """Return all that can be seen in this window."""
@@ -132,7 +149,7 @@ class Window:
     def showing(self, wanted: Signature) -> Iterator[Witness]:
         """Yield orders that show ``wanted``: of each outcome the plainest one met."""
         for finding, choices in self.findings():
-            if finding.outcome != wanted.outcome or not _may_be(finding, wanted):
+            if not _may_be(finding, wanted):
                 continue
             signature, witness = self.told(finding, choices)
             if signature == wanted:
@@ -140,4 +157,6 @@ class Window:
 
 
 def _may_be(finding: Finding, wanted: Signature) -> bool:
+    if finding.outcome != wanted.outcome:
+        return False
     return finding.outcome == STATE.outcome or kind_in(finding.what) == wanted.kind
