@@ -49,7 +49,8 @@ class DiffOptions(NamedTuple):
     last: int | None = None
     #: explore the orders of overlapping operations, and how much that may cost:
     explore: bool = True
-    window_steps: int | None = None  # steps per distinct window; None: a share of 6 million
+    window_steps: int | None = None  # steps per distinct window; None: a share of those below
+    steps: int | None = None  # of all windows of the trace; None: 6 million
     seconds: float | None = None  # for the whole trace
     seed: int = 0
     jobs: int = 1
