@@ -59,7 +59,7 @@ def _files(argument: str) -> Iterator[str]:
     if os.path.exists(argument):
         matches = [argument]
     else:
-        matches = sorted(glob.glob(argument, recursive=True))
+        matches = sorted(filter(os.path.exists, glob.glob(argument, recursive=True)))
         if not matches:
             raise TraceError(argument, "", "expected a file, a folder or a pattern of such")
     for match in matches:
@@ -78,7 +78,9 @@ def _sort_out(path: str, found: Found) -> None:
     listed = _refusals(os.path.dirname(path))
     if name in listed:
         found.refusals[path] = listed[name]
-    elif name != REFUSALS and not name.startswith(".") and _is_trace(path):
+    elif name == REFUSALS:
+        return
+    elif not name.startswith(".") and _is_trace(path):
         found.traces.append(path)
     else:
         found.passed_over += 1

@@ -192,8 +192,8 @@ def diff(
         EarlierReport(baseline) if baseline is not None else None,
     )
     how = Telling(form, output, reports, use_colour(color, output), quiet, verbose)
-    if ci:
-        codes = check_all(asked, how, known_defects == "report")
-    else:
-        codes = compare_all(asked, how)
-    return exit_code(codes, bisect)
+    if not ci:
+        return exit_code(compare_all(asked, how), bisect)
+    if first is not None or last is not None:
+        raise click.UsageError("--from and --to are places in one trace; --ci takes many")
+    return exit_code(check_all(asked, how, known_defects == "report"), bisect)

@@ -38,7 +38,9 @@ class Report(click.ParamType):  # type: ignore[type-arg]
         kind, _, file = value.partition("=")
         if kind not in kinds() or not file:
             there = ", ".join(kinds())
-            self.fail(f"{value!r}: expected KIND=FILE, where KIND is one of {there}", param, ctx)
+            self.fail(
+                f"{value!r}: expected KIND=FILE, where KIND is one of {there}", param, ctx
+            )
         return Asked(kind, file)
 
 
