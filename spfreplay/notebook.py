@@ -52,9 +52,8 @@ class Notebook:
         """Write down what came of a window."""
         line = json.dumps({"window": self._name(window), "explored": plain(explored)})
         try:
-            # In one call: several processes may keep the same notebook.
-            with self.path.open("ab", buffering=0) as file:
-                file.write(f"{line}\n".encode())
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
         except OSError as error:
             raise _cannot(self.path, error) from error
 

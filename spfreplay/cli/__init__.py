@@ -132,6 +132,5 @@ def failed(error: Exception, arguments: list[str] | None = None) -> int:
 
 def complain(message: str) -> None:
     """Print one line on stderr."""
-    # A path need not be UTF-8.
-    line = " ".join(message.split()).encode(errors="backslashreplace").decode()
+    line = " ".join(message.split())
     click.echo(f"spfreplay: {line}", err=True)
