@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from spfreplay.errors import EXIT_DIVERGED, EXIT_MATCH, EXIT_UNDECIDED
+from spfreplay.picture import Picture
 from spfreplay.telling import Telling
+from spfreplay.timeline import Timeline
 from spfreplay.trace.events import Event
 from spfreplay.windows import WindowStats
 from spfreplay_reference.contract import Image, Region
@@ -47,7 +49,8 @@ class DiffOptions(NamedTuple):
     last: int | None = None
     #: explore the orders of overlapping operations, and how much that may cost:
     explore: bool = True
-    window_steps: int | None = None  # steps per distinct window; None: a share of 6 million
+    window_steps: int | None = None  # steps per distinct window; None: a share of those below
+    steps: int | None = None  # of all windows of the trace; None: 6 million
     seconds: float | None = None  # for the whole trace
     seed: int = 0
     jobs: int = 1
@@ -55,6 +58,7 @@ class DiffOptions(NamedTuple):
     preemptions: int | None = None
     notebook: str = ""  # a file to keep what was explored in, and to take it up from
     accept_known: bool = False  # races that are known defects do not count
+    pictures: bool = False  # keep what a page of pictures is drawn from
 
     @property
     def limited(self) -> bool:
@@ -203,6 +207,7 @@ class Race:
     known: str = ""  # slug of a known defect of the protocol
     title: str = ""
     told: Telling | None = None  # the example, step by step
+    picture: Picture | None = None  # and with the state, if it is to be drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +300,7 @@ class DiffResult:
     files: tuple[str, ...] = ()
     interrupted_at: int | None = None
     orders: OrdersTold | None = None
+    timeline: Timeline | None = None  # if it is to be drawn
     #: what the divergences go by in another run, and how that one was
     signatures: tuple[str, ...] = ()
     baseline: Baseline | None = None

@@ -52,8 +52,9 @@ class Notebook:
         """Write down what came of a window."""
         line = json.dumps({"window": self._name(window), "explored": plain(explored)})
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            # In one call: several processes may keep the same notebook.
+            with self.path.open("ab", buffering=0) as file:
+                file.write(f"{line}\n".encode())
         except OSError as error:
             raise _cannot(self.path, error) from error
 

@@ -44,7 +44,8 @@ class OrdersOptions(NamedTuple):
     """How windows are explored."""
 
     engine: EngineOptions = EngineOptions()
-    steps: int | None = None  # for each distinct window; None: a share of ALL_STEPS
+    steps: int | None = None  # for each distinct window; None: a share of all_steps
+    all_steps: int = ALL_STEPS
     seconds: float | None = None  # for the whole trace
     memory: int | None = None  # bytes, of each worker
     seed: int = 0
@@ -185,7 +186,7 @@ class _Explorer:
             todo.append((key, _told(part, case)))
         orders = Orders(distinct=len(distinct), passed_over=self.passed_over)
         # What comes often is looked at first, in case not everything can be.
-        often = sorted(distinct, key=lambda key: -times[key])[: ALL_STEPS // LEAST_STEPS]
+        often = sorted(distinct, key=lambda key: -times[key])[: self._most()]
         try:
             self._explore({key: distinct[key] for key in often})
         except KeyboardInterrupt:
@@ -199,10 +200,15 @@ class _Explorer:
                 orders.late += 1
         return orders
 
+    def _most(self) -> int:
+        """Return how many distinct windows the steps are enough for."""
+        return max(1, self.options.all_steps // LEAST_STEPS)
+
     def _explore(self, distinct: dict[object, Case]) -> None:
         """Explore windows until the time is over."""
         steps = self.options.steps
-        steps = share(len(distinct)) if steps is None else steps
+        if steps is None:
+            steps = share(len(distinct), self.options.all_steps)
         options = self.options._replace(steps=steps)
         if options.notebook is not None:
             self.notebook = Notebook(options.notebook, _manner(options))
@@ -234,9 +240,9 @@ class _Explorer:
             self.progress(1)
 
 
-def share(windows: int) -> int:
+def share(windows: int, steps: int = ALL_STEPS) -> int:
     """Return the steps that one of so many distinct windows may cost."""
-    return max(LEAST_STEPS, min(MOST_STEPS, ALL_STEPS // max(windows, 1)))
+    return max(LEAST_STEPS, min(MOST_STEPS, steps // max(windows, 1)))
 
 
 def _told(part: Part, case: Case | None) -> ExploredPart:

@@ -36,6 +36,7 @@ from spfreplay.locate import Pair, fetch, locate
 from spfreplay.protocols import definition
 from spfreplay.selection import select
 from spfreplay.signature import names_of
+from spfreplay.timeline import timeline
 from spfreplay.trace.container import Trace
 from spfreplay.trace.health import HEALTH_COLUMNS, Examination, Health
 from spfreplay.windows import CUT_COLUMNS, Cutter, WindowStats, earliest_enters
@@ -99,7 +100,8 @@ def diff_trace(
     legal = definition(options.protocol).reference  # each of its orders is legal
     if options.explore and wide and not (legal or comparison.ended_early or divergence):
         orders = explore(trace, wide, within(options, deadline), explored)
-    return conclude(trace, path, options, health, windows, comparison, divergence, orders)
+    result = conclude(trace, path, options, health, windows, comparison, divergence, orders)
+    return replace(result, timeline=timeline(trace, wide)) if options.pictures else result
 
 
 def within(options: DiffOptions, deadline: float | None) -> DiffOptions:
@@ -118,12 +120,13 @@ def explore(
     progress: Progress | None = None,
 ) -> OrdersTold:
     """Try every order of the operations that overlap, as far as the budget goes."""
-    from spfreplay.orders import OrdersOptions, explore_windows
+    from spfreplay.orders import ALL_STEPS, OrdersOptions, explore_windows
     from spfreplay.races import told
 
     how = OrdersOptions(
         engine=engine_options(options),
         steps=options.window_steps,
+        all_steps=options.steps or ALL_STEPS,
         seconds=options.seconds,
         seed=options.seed,
         preemptions=options.preemptions,
@@ -132,7 +135,8 @@ def explore(
         skew=options.skew,
         notebook=Path(options.notebook) if options.notebook else None,
     )
-    return told(trace, explore_windows(trace, windows, how, progress), how.engine)
+    found = explore_windows(trace, windows, how, progress)
+    return told(trace, found, how.engine, options.pictures)
 
 
 def both_engines(trace: Trace, options: DiffOptions) -> Pair:

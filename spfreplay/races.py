@@ -60,12 +60,17 @@ class _Group:
 
 
 def races(
-    orders: Orders, engine: EngineOptions, events: Events, digest: Digest
+    orders: Orders,
+    engine: EngineOptions,
+    events: Events,
+    digest: Digest,
+    pictures: bool = False,
 ) -> tuple[Race, ...]:
     """Return the races that ``orders`` shows, the unknown ones first.
 
     :param events: fetches events of the trace by their numbers.
     :param digest: names what a schedule of some events belongs to.
+    :param pictures: keep the state at every step of the examples.
     """
     groups: dict[Kind, _Group] = {}
     for part in orders.divergent:
@@ -76,7 +81,9 @@ def races(
             group.executions += met
             if _plainer(part, illegal, group):
                 group.part, group.illegal, group.finding = part, illegal, finding
-    found = [_race(kind, group, engine, events, digest) for kind, group in groups.items()]
+    found = [
+        _race(kind, group, engine, events, digest, pictures) for kind, group in groups.items()
+    ]
     return tuple(
         sorted(joined(found), key=lambda race: (bool(race.known), race.finding, race.members))
     )
@@ -101,8 +108,10 @@ def joined(found: Sequence[Race]) -> list[Race]:
     return list(one.values())
 
 
-def told(trace: Trace, orders: Orders, engine: EngineOptions) -> OrdersTold:
-    """Return what a report says of ``orders``."""
+def told(
+    trace: Trace, orders: Orders, engine: EngineOptions, pictures: bool = False
+) -> OrdersTold:
+    """Return what a report says of ``orders``, and draws if ``pictures``."""
     explored = orders.explored
     relaxed: Counter[str] = Counter()
     for found in explored:
@@ -130,7 +139,7 @@ def told(trace: Trace, orders: Orders, engine: EngineOptions) -> OrdersTold:
         legal=sum(found.legal for found in explored),
         relaxed=tuple(sorted(relaxed.items())),
         chances=_least(explored),
-        races=races(orders, engine, events, digest),
+        races=races(orders, engine, events, digest, pictures),
         all_complete=orders.complete,
         interrupted=orders.interrupted,
         passed_over=orders.passed_over,
@@ -179,6 +188,7 @@ def _race(
     engine: EngineOptions,
     events: Events,
     digest: Digest,
+    pictures: bool,
 ) -> Race:
     part = group.part
     assert part.case is not None
@@ -204,6 +214,7 @@ def _race(
         known=defect.slug if defect is not None else "",
         title=defect.title if defect is not None else "",
         told=telling,
+        picture=teller.picture(choices, telling) if pictures else None,
     )
 
 

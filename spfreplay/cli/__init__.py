@@ -132,5 +132,6 @@ def failed(error: Exception, arguments: list[str] | None = None) -> int:
 
 def complain(message: str) -> None:
     """Print one line on stderr."""
-    line = " ".join(message.split())
+    # A path need not be UTF-8.
+    line = " ".join(message.split()).encode(errors="backslashreplace").decode()
     click.echo(f"spfreplay: {line}", err=True)

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from spfreplay.cli import complain
-from spfreplay.cli.options import counting, progress
+from spfreplay.cli.options import counting, emit, progress
+from spfreplay.cli.reports import STDOUT, Asked, write
+from spfreplay.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from spfreplay.baseline import EarlierReport
-    from spfreplay.batch import Clock, Done, Task
+    from spfreplay.batch import Clock, Done, Place, Task
+    from spfreplay.diff import DiffOptions, DiffResult
     from spfreplay.trace.container import Trace
+
+
+class Asking(NamedTuple):
+    """What is to be compared: every path under every protocol."""
+
+    paths: tuple[str, ...]
+    protocols: tuple[str, ...]
+    options: DiffOptions
+    first: Place | None = None
+    last: Place | None = None
+    earlier: EarlierReport | None = None  # what is there already does not count
+
+
+class Telling(NamedTuple):
+    """How to talk about it."""
+
+    form: str
+    output: Path | None
+    reports: tuple[Asked, ...]
+    colour: bool
+    quiet: bool
+    verbose: bool
+
+    @property
+    def stdout_is_taken(self) -> bool:
+        """Does a report go to stdout?"""
+        return self.output is None and any(each.file == STDOUT for each in self.reports)
 
 
 class _Opened:
@@ -34,6 +65,64 @@ class _Opened:
         if self._trace is None or path != self._path:
             self._path, self._trace = path, open_trace(path)
         return self._trace
+
+
+def compare_all(asked: Asking, how: Telling) -> list[int]:
+    """Compare, tell, and return the exit codes."""
+    from spfreplay.batch import Task
+
+    tasks = [
+        Task(path, asked.options._replace(protocol=name), asked.first, asked.last)
+        for path in asked.paths
+        for name in asked.protocols
+    ]
+    done, interrupted = run(tasks, asked.options.jobs, asked.earlier, how.quiet)
+    for each in done:
+        if each.result is None:
+            told(each, how.verbose)
+    results = [each.result for each in done if each.result is not None]
+    if results and not how.stdout_is_taken:
+        emit(_text(results, asked, how), how.output)
+    if how.reports:
+        from spfreplay.ci import CheckRun, plain_item
+
+        write(CheckRun(tuple(map(plain_item, done)), 0, interrupted), how.reports)
+    codes = [code for each in done for code in each.exit_codes]
+    return codes + [EXIT_INTERRUPTED] * interrupted
+
+
+def check_all(asked: Asking, how: Telling, all_count: bool) -> list[int]:
+    """Compare every trace that can be found with what it states, and tell."""
+    from spfreplay.batch import Clock
+    from spfreplay.ci import Manner, check, discover
+
+    options = asked.options
+    clock = Clock(options.seconds, options.jobs)
+    # The budget is one for the whole run: see Clock, and the steps of a trace.
+    of_run = options._replace(seconds=None, window_steps=None, steps=options.window_steps)
+    manner = Manner(asked.protocols, of_run, asked.earlier, all_count)
+    run = check(discover(asked.paths), manner, lambda tasks: at_once(tasks, clock, how.quiet))
+    if not how.stdout_is_taken:
+        from spfreplay.report import as_json, text_ci
+
+        json = how.form == "json"
+        emit(as_json.checked(run) if json else text_ci.render(run, how.verbose), how.output)
+    write(run, how.reports)
+    return run.codes
+
+
+def _text(results: list[DiffResult], asked: Asking, how: Telling) -> str:
+    if how.form == "json":
+        from spfreplay.report import as_json
+
+        return as_json.diff(results)
+    from spfreplay.report import text, text_table
+
+    if len(asked.protocols) > 1:
+        return text_table.render(results)
+    if len(asked.paths) == 1 or how.verbose:
+        return "\n".join(text.render(result, how.colour) for result in results)
+    return "".join(text.verdict_line(result, how.colour) + "\n" for result in results)
 
 
 def run(

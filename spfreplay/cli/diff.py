@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from spfreplay.cli.batch import run, told
+from spfreplay.cli.batch import Asking, Telling, check_all, compare_all
 from spfreplay.cli.options import (
     AddressRange,
     Budget,
     Duration,
     Place,
-    emit,
     exit_code,
     talking,
     traces,
@@ -21,10 +19,7 @@ from spfreplay.cli.options import (
     writing,
 )
 from spfreplay.cli.protocols import ProtocolName, protocols_of
-from spfreplay.errors import EXIT_INTERRUPTED
-
-if TYPE_CHECKING:
-    from spfreplay.diff import DiffResult
+from spfreplay.cli.reports import Asked, Report, refuse_twice_to_stdout
 
 
 @click.command()
@@ -67,7 +62,8 @@ if TYPE_CHECKING:
     type=Budget(),
     default=(None, None),
     metavar="TIME|STEPS",
-    help="For all orders: a time like 30s, or steps per window.  [default: 6 million steps]",
+    help="For all orders: a time like 30s, or steps per window.  With --ci, for the whole"
+    " run: a time, or steps.  [default: 6 million steps for each trace]",
 )
 @click.option(
     "--resume",
@@ -92,8 +88,8 @@ if TYPE_CHECKING:
 @click.option(
     "--known-defects",
     type=click.Choice(["report", "accept"]),
-    default="report",
-    help="Whether published defects of the protocol make a divergence.",
+    help="Whether published defects of the protocol make a divergence.  [default: report;"
+    " with --ci, accept where a trace states nothing]",
 )
 @click.option(
     "--baseline",
@@ -113,6 +109,19 @@ if TYPE_CHECKING:
     metavar="EVENTS",
     help="Compare all pages so often.  [default: 20000, or more in large processes]",
 )
+@click.option(
+    "--ci",
+    is_flag=True,
+    help="Take folders and patterns; each trace must come to what it states.",
+)
+@click.option(
+    "--report",
+    "reports",
+    type=Report(),
+    multiple=True,
+    metavar="KIND=FILE",
+    help="Write a report more: junit, json, github, text; - is stdout.  May be repeated.",
+)
 @writing
 @talking
 def diff(
@@ -129,7 +138,7 @@ def diff(
     jobs: int | None,
     dask: str | None,
     preemptions: int | None,
-    known_defects: str,
+    known_defects: str | None,
     baseline: str | None,
     skew: int,
     pid: int | None,
@@ -137,6 +146,8 @@ def diff(
     first: tuple[int | None, int | None] | None,
     last: tuple[int | None, int | None] | None,
     image_every: int,
+    ci: bool,
+    reports: tuple[Asked, ...],
     form: str,
     output: Path | None,
     bisect: bool,
@@ -150,10 +161,10 @@ def diff(
     compared and counted.
     """
     from spfreplay.baseline import EarlierReport
-    from spfreplay.batch import Task
     from spfreplay.diff import DiffOptions
     from spfreplay.executors import workers
 
+    refuse_twice_to_stdout(reports)
     options = DiffOptions(
         file_faults=file_faults,
         speculate_single_threaded=speculate_single_threaded,
@@ -172,37 +183,17 @@ def diff(
         preemptions=preemptions,
         accept_known=known_defects == "accept",
     )
-    names = protocols_of(protocols, mutate)
-    tasks = [
-        Task(path, options._replace(protocol=name), first, last)
-        for path in paths
-        for name in names
-    ]
-    earlier = EarlierReport(baseline) if baseline is not None else None
-    done, interrupted = run(tasks, options.jobs, earlier, quiet)
-    codes = [code for each in done for code in each.exit_codes]
-    for each in done:
-        if each.result is None:
-            told(each, verbose)
-    results = [each.result for each in done if each.result is not None]
-    if results:
-        full = len(paths) == 1 or verbose
-        text = _tell(results, form, len(names) > 1, full, use_colour(color, output))
-        emit(text, output)
-    return exit_code(codes + [EXIT_INTERRUPTED] * interrupted, bisect)
-
-
-def _tell(
-    results: list[DiffResult], form: str, side_by_side: bool, full: bool, colour: bool
-) -> str:
-    if form == "json":
-        from spfreplay.report import as_json
-
-        return as_json.diff(results)
-    from spfreplay.report import text, text_table
-
-    if side_by_side:
-        return text_table.render(results)
-    if full:
-        return "\n".join(text.render(result, colour) for result in results)
-    return "".join(text.verdict_line(result, colour) + "\n" for result in results)
+    asked = Asking(
+        paths,
+        tuple(protocols_of(protocols, mutate)),
+        options,
+        first,
+        last,
+        EarlierReport(baseline) if baseline is not None else None,
+    )
+    how = Telling(form, output, reports, use_colour(color, output), quiet, verbose)
+    if not ci:
+        return exit_code(compare_all(asked, how), bisect)
+    if first is not None or last is not None:
+        raise click.UsageError("--from and --to are places in one trace; --ci takes many")
+    return exit_code(check_all(asked, how, known_defects == "report"), bisect)

@@ -9,7 +9,7 @@ import click
 
 from spfreplay.cli.options import talking
 
-_FORMATS: Final = ("perf.data", "perf-script")
+_FORMATS: Final = ("perf.data", "perf-script", "trace-cmd")
 
 
 @click.command(name="import")
@@ -45,7 +45,8 @@ def import_(
     verbose: bool,
     color: str,
 ) -> int:
-    """Make a trace of FILE: a perf.data, or the text of perf script.  - is stdin.
+    """Make a trace of FILE: a perf.data, the text of perf script, or that of
+    trace-cmd report -t.  - is stdin.
 
     What the file does not say is inferred or left out, and counted: check says
     how far the trace can be believed.  No path in FILE is opened.  The line that

@@ -84,6 +84,7 @@ def emit(text: str, output: Path | None) -> None:
 
     :raises CannotError: the file cannot be written
     """
+    text = sayable(text)
     if output is None:
         click.echo(text, nl=False, color=True)
         return
@@ -91,6 +92,11 @@ def emit(text: str, output: Path | None) -> None:
         write_text(output, text)
     except OSError as error:
         raise CannotError(f"{output}: cannot be written: {error.strerror}") from error
+
+
+def sayable(text: str) -> str:
+    """Return ``text`` as UTF-8 has it: a path need not be any."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def exit_code(codes: list[int], bisect: bool = False) -> int:

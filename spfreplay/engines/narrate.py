@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -40,12 +40,17 @@ class Narration:
     outcome: Result | None = None
 
 
-def narrate(subject: MemoryWindow, choices: Sequence[int]) -> Narration:
+def narrate(
+    subject: MemoryWindow,
+    choices: Sequence[int],
+    look: Callable[[int, int, Step], None] | None = None,
+) -> Narration:
     """Follow ``choices`` and tell each step.
 
+    :param look: called with number, thread and step when one is about to be taken.
     :raises ScheduleError: the subject does not fit
     """
-    return _Narrator(subject).told(choices)
+    return _Narrator(subject).told(choices, look)
 
 
 class _Narrator:
@@ -64,7 +69,9 @@ class _Narrator:
         #: thread -> steps that it has taken
         self.taken: dict[int, int] = {}
 
-    def told(self, choices: Sequence[int]) -> Narration:
+    def told(
+        self, choices: Sequence[int], look: Callable[[int, int, Step], None] | None
+    ) -> Narration:
         steps = self.narration.steps
         execution = run(self.subject, choices)
         last: Step | None = None
@@ -73,6 +80,8 @@ class _Narrator:
                 steps[-1] = self._after(steps[-1], last)
             else:
                 self.noticed = self.subject.oracles.findings()
+            if look is not None:
+                look(number, thread, step)
             steps.append(self._look(number, thread, step))
             last = step
         if last is not None:

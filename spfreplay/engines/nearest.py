@@ -19,14 +19,24 @@ Outcomes = Mapping[Any, Sequence[str]]
 
 def nearest(result: Result, legal: Outcomes) -> Nearest | None:
     """Return how ``result`` differs from the legal outcome that it differs least from."""
-    found = [
-        (_weight(near), len(names), near)
-        for outcome, names in legal.items()
-        for near in [difference(result, outcome, tuple(names))]
-    ]
-    if not found:
-        return None
-    return min(found, key=lambda each: (*each[:2], repr(each[2])))[2]
+    found = closest(result, legal)
+    return None if found is None else difference(result, found, tuple(legal[found]))
+
+
+def closest(result: Result, legal: Outcomes) -> Any:
+    """Return the legal outcome that ``result`` differs least from; None without any."""
+    return min(
+        legal,
+        key=lambda outcome: _distance(result, outcome, tuple(legal[outcome])),
+        default=None,
+    )
+
+
+def _distance(
+    result: Result, outcome: Any, relaxations: tuple[str, ...]
+) -> tuple[int, int, str]:
+    near = difference(result, outcome, relaxations)
+    return _weight(near), len(relaxations), repr(near)
 
 
 def difference(result: Result, legal: Any, relaxations: tuple[str, ...] = ()) -> Nearest:

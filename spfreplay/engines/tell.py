@@ -10,12 +10,14 @@ from spfreplay.engines.case import Case
 from spfreplay.engines.judge import STATE
 from spfreplay.engines.law import Law
 from spfreplay.engines.narrate import Narration, named, narrate
-from spfreplay.engines.nearest import nearest, reasons
+from spfreplay.engines.nearest import closest, nearest, reasons
+from spfreplay.engines.picturing import picture
 from spfreplay.engines.player import EngineOptions
 from spfreplay.engines.subject import MemoryWindow, Result
 from spfreplay.explore.decisive import decisive
 from spfreplay.explore.explain import essential, perform, straighten
 from spfreplay.oracles import Finding
+from spfreplay.picture import Picture
 from spfreplay.telling import Telling, ToldFunction, ToldStep, ToldThread
 from spfreplay_reference.legal import Legal
 
@@ -116,6 +118,14 @@ class Teller:
             finished=bool(result.images),
         )
         return telling, result
+
+    def picture(self, choices: Sequence[int], telling: Telling) -> Picture:
+        """Perform ``choices``, which ``telling`` tells, and keep every state."""
+        matter = {step.number for step in telling.steps}
+        result = perform(self.subject, choices).outcome
+        assert isinstance(result, Result)
+        legal = closest(result, self.outcomes) if result.images else None
+        return picture(self.subject, choices, matter, legal)
 
     def _heads(self, step: ToldStep) -> bool:
         """Tell whether a step begins one of several operations of its thread."""

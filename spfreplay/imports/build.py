@@ -14,7 +14,7 @@ from typing import Any, Final
 from spfreplay.imports import gathered as g
 from spfreplay.imports.files import ImportedFiles
 from spfreplay.imports.gathered import Gathered
-from spfreplay.imports.infer import fill_spaces, guess_codes
+from spfreplay.imports.infer import drop_spaces, fill_spaces, guess_codes
 from spfreplay.imports.spaces import Overlay, Space, with_flags
 from spfreplay.record import catalog as k
 from spfreplay.record.convert import Converter
@@ -54,6 +54,11 @@ class Importer(Converter):
         self._overlays: dict[int, Overlay] = {}
         self._execing: set[int] = set()  # processes whose execve is under way
         self._early: dict[int, list[int]] = {}  # tid -> where execve itself faulted
+        #: processes whose exec still waits for a counter to tell its pages
+        self._counted: dict[int, Space] = {}
+        self._anon: dict[int, int] = {}  # pid -> anonymous pages during its execve
+        self._bare: set[int] = set()  # mms that were there before, without maps
+        self._dropped: set[int] = set()  # those of them that an exec replaced
         self._mapped: dict[int, MapLine] = {}  # tid -> what its open mmap has mapped
         has = gathered.has
         self._has_locks = has("mmap_lock:mmap_lock_released")
@@ -72,6 +77,7 @@ class Importer(Converter):
     def _table(self) -> list[Callable[[int, int, Any], None]]:
         table = super()._table() + [self._ignore] * (g.CODES - k.RAW_CODES)
         table[k.RAW_FAULT_KERNEL] = self._fault_kernel
+        table[k.RAW_RSS] = self._rss_at_exec
         table[g.RAW_SOFT] = self._soft
         table[g.RAW_MAPPED] = self._side_mapped
         table[g.RAW_NAMED] = self._side_named
@@ -113,6 +119,7 @@ class Importer(Converter):
         """Give a process the maps that perf found when it began."""
         overlay = self._overlays.pop(pid, None)
         if overlay is None or not overlay.lines:
+            self._bare.add(mm.id)
             return  # its events stay, the checks will say that it has no maps
         self.missing[missing.BEGAN_RUNNING] += 1
         row = self.rows.emit(
@@ -145,6 +152,22 @@ class Importer(Converter):
             self._early.setdefault(task.tgid, []).append(addr)
         super()._fault(ts, cpu, values)
 
+    def _rss_at_exec(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
+        """Take a counter; around an execve it tells how many pages its strings are."""
+        self._rss_stat(ts, cpu, values)
+        tid, _, curr, member, size = values
+        if not curr or member != c.MM_ANONPAGES:
+            return
+        task = self._tasks.get(tid)
+        if task is None:
+            return
+        if task.tgid in self._counted:
+            # The first one behind the exec: a fault has just added its page.
+            space = self._counted.pop(task.tgid)
+            space.strings = max((size >> 12) - 1 - len(space.written_pages), 0)
+        elif task.tgid in self._execing or k.LAST_CLONE_CALL < task.call <= k.LAST_EXEC_CALL:
+            self._anon[task.tgid] = size >> 12
+
     def _enter(self, ts: int, cpu: int, values: tuple[int, ...]) -> None:
         if values[0] not in self._tasks and self._known(values[0], ts) is None:
             return
@@ -173,6 +196,9 @@ class Importer(Converter):
                 self._tasks[child] = Task(child, child, None, {})
                 self._start_process(child, 0, "root", ts)
             return
+        parent = self._tasks[tid]
+        if parent.mm is not None:
+            self._bare.discard(parent.mm.id)
         super()._fork(ts, cpu, values)
 
     def _clone_flags(self, parent: Task, child: int, new_mm: bool) -> int:
@@ -202,8 +228,11 @@ class Importer(Converter):
         return 0
 
     def _exec(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
-        if not 0 < values[1] <= MAX_TID or self._known(values[2], ts) is None:
+        task = self._known(values[2], ts) if 0 < values[1] <= MAX_TID else None
+        if task is None:
             return
+        if task.mm is not None and task.mm.id in self._bare:
+            self._dropped.add(task.mm.id)
         super()._exec(ts, cpu, values)
         self._execing.discard(values[1])
 
@@ -219,8 +248,15 @@ class Importer(Converter):
     def _add_image(self, snapshot: Snapshot, mm: MmState) -> None:
         """Keep what an exec made; its pages are known when all has been seen."""
         row = len(self.rows) - 1
-        written = self._early.pop(snapshot.pid, [])
-        self.spaces.append(Space(mm, len(self.images), snapshot, row, True, written))
+        space = Space(
+            mm, len(self.images), snapshot, row, True, self._early.pop(snapshot.pid, [])
+        )
+        counted = self._anon.pop(snapshot.pid, -1)
+        if counted >= 0 and space.written_pages:
+            space.strings = max(counted - len(space.written_pages), 0)
+        else:
+            self._counted[snapshot.pid] = space
+        self.spaces.append(space)
         self.images.append(_EMPTY)
         found = self.processes.get(snapshot.pid)
         if found is not None:
@@ -257,6 +293,7 @@ class Importer(Converter):
             return
         self._overlays.pop(pid, None)
         self._early.pop(pid, None)
+        self._anon.pop(pid, None)
         self._execing.add(pid)
         if pid not in self._tasks:
             self._tasks[pid] = Task(pid, pid, None, {})
@@ -318,6 +355,8 @@ class Importer(Converter):
         """Close what is open and infer the rest; return the fault cap."""
         running = sum(one.end < 0 for one in self.threads.values() if one.tid == one.pid)
         cap = super().finish()
+        if self._dropped:
+            self.counts["events before the first exec"] = drop_spaces(self.rows, self._dropped)
         fill_spaces(self)
         guess_codes(self.rows, self.images, self.guessed)
         if self.gathered.sampled:
@@ -354,4 +393,7 @@ class Importer(Converter):
         told[missing.PAGE_CACHE] += 1
         told[missing.CLOCK] += facts.get("clock") == "perf"
         told[missing.TAIL] += running
+        told[missing.ARGUMENTS] += sum(
+            one.whole and one.strings < 0 and bool(one.snapshot.lines) for one in self.spaces
+        )
         told[missing.MAPS_FROM_RECORDS] += sum(bool(one.snapshot.lines) for one in self.spaces)

@@ -33,6 +33,21 @@ def fill_spaces(importer: Importer) -> None:
         importer.images[space.image] = make_image(checkpoint)
 
 
+def drop_spaces(rows: Rows, mms: set[int]) -> int:
+    """Leave out what happened in these address spaces; return how much that was.
+
+    A launcher's child until its exec: nothing is known of its memory.
+    """
+    columns, before = rows.columns, len(rows.dead)
+    for row, mm in enumerate(columns.mm):
+        if mm in mms:
+            if columns.op[row] == c.OP_EXEC:
+                columns.mm[row] = c.MM_NONE
+            else:
+                rows.dead.add(row)
+    return len(rows.dead) - before
+
+
 def _forget(rows: Rows, space: Space) -> None:
     columns, row = rows.columns, space.row
     if columns.mm[row] == c.MM_NONE:

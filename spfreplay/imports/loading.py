@@ -13,6 +13,7 @@ from spfreplay.imports.gathered import Gathered
 from spfreplay.imports.input import Input, open_input
 from spfreplay.imports.perfdata import read_perf_data
 from spfreplay.imports.perfscript import is_perf_script, read_perf_script
+from spfreplay.imports.tracecmd import is_trace_cmd, read_trace_cmd
 from spfreplay.record.ring import RawRecord
 from spfreplay.trace.bounds import MAX_CPUS
 from spfreplay.trace.events import Columns, Header, Tables
@@ -23,6 +24,7 @@ _HEAD: Final = 1 << 16
 READERS: Final[dict[str, Callable[[Input], Gathered]]] = {
     "perf.data": read_perf_data,
     "perf-script": read_perf_script,
+    "trace-cmd": read_trace_cmd,
 }
 
 
@@ -72,9 +74,11 @@ def recognise(given: Input) -> str:
     head = bytes(given.data[:_HEAD])
     if head[:8] in (b"PERFILE2", b"PERFFILE", b"2ELIFREP"):
         return "perf.data"
-    if not is_perf_script(head):
+    if is_perf_script(head):
+        return "perf-script"
+    if not is_trace_cmd(head):
         given.refuse(0, f"expected one of {', '.join(READERS)}")
-    return "perf-script"
+    return "trace-cmd"
 
 
 def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Imported:

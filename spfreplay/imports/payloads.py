@@ -21,7 +21,10 @@ _FAULT: Final = re.compile(
     rb"address=(\S+)(?: \[\w+\])? ip=(\S+)(?: \[\w+\])? error_code=(\w+)"
 )
 #: Later kernels print what a pointer to a string points to, too.
-_ARGUMENT: Final = re.compile(rb'(?:^|, )\w+: (0x[0-9a-f]{1,16})(?: "(?:[^"\\]|\\.)*")?', re.S)
+_ARGUMENT: Final = re.compile(
+    rb'(?:^\s*|, )\w+: (0x[0-9a-f]{1,16})(?: "(?:[^"\\]|\\.)*")?',
+    re.S,
+)
 _CHILD: Final = re.compile(rb".* child_pid=(\d{1,10})\b")
 _EXEC: Final = re.compile(rb".* pid=(\d{1,10}) old_pid=(\d{1,10})\b")
 _EXIT: Final = re.compile(rb".* pid=(\d{1,10}) prio=-?\d+(?: group_dead=(\w+))?")

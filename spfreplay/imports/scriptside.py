@@ -28,9 +28,7 @@ _TASKS: Final = re.compile(
 _LOST: Final = re.compile(rb"PERF_RECORD_LOST(?:_SAMPLES)?\D+(\d{1,18})")
 
 
-def side_record(
-    time: int, cpu: int, text: bytes, task: bytes, tgids: dict[int, int]
-) -> RawRecord | None:
+def side_record(time: int, cpu: int, text: bytes, tgids: dict[int, int]) -> RawRecord | None:
     """Return the record of a line from ``PERF_RECORD_`` on, None if it is of no use.
 
     :raises ValueError: it is of use, and not as perf prints it.

@@ -96,6 +96,18 @@ class Space:
     row: int
     whole: bool  # from its exec on
     written: list[int] = field(default_factory=list)
+    #: pages of its arguments and environment, as counters tell; -1 = they do not
+    strings: int = -1
+
+    @property
+    def written_pages(self) -> set[int]:
+        """Return the numbers of the pages that execve itself faulted in."""
+        lines = self.snapshot.lines
+        return {
+            addr >> PAGE_SHIFT
+            for addr in self.written
+            if not lines or any(one.start <= addr < one.end for one in lines)
+        }
 
     @property
     def stack(self) -> MapLine | None:
@@ -106,22 +118,22 @@ class Space:
         """Fill in the pages that execve leaves: those it wrote, and its arguments.
 
         The strings of arguments and environment fill the top of the stack without
-        a fault.  A page of the stack faults once and from the top down, so that
-        all above the highest one that did were there.
+        a fault.  Where no counter tells how many pages they are: a page of the
+        stack faults once and from the top down, so that none above the highest
+        one that did is missing, but for a gap of up to two random pages below
+        the strings, taken to be one.
 
         :param highest: address of the highest fault on the stack, -1 = none.
         """
-        vpns = {addr >> PAGE_SHIFT for addr in self.written}
+        vpns = self.written_pages
         stack = self.stack
         if stack is not None and self.whole:
             top = stack.end >> PAGE_SHIFT
-            first = top - 1 if highest < 0 else (highest >> PAGE_SHIFT) + 1
-            vpns.update(range(max(first, stack.start >> PAGE_SHIFT), top))
-        lines = self.snapshot.lines
-        kept = sorted(
-            vpn
-            for vpn in vpns
-            if any(one.start >> PAGE_SHIFT <= vpn < one.end >> PAGE_SHIFT for one in lines)
-        )
+            count = self.strings
+            if count < 0:
+                above = top - (highest >> PAGE_SHIFT) - 1
+                count = 1 if highest < 0 else max(min(above, 1), above - 1)
+            vpns.update(range(max(top - count, stack.start >> PAGE_SHIFT), top))
+        kept = sorted(vpns)
         self.snapshot.vpns = array("Q", kept)
         self.snapshot.pagemap = array("Q", [PM_PRESENT | PM_EXCLUSIVE] * len(kept))

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import is_dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from spfreplay import __version__
 from spfreplay.diff import DiffResult
 from spfreplay.verify import VerifyResult
+
+if TYPE_CHECKING:
+    from spfreplay.ci import CheckRun
 
 SCHEMA_VERSION: Final = 1
 
@@ -23,19 +26,40 @@ def diff(results: list[DiffResult]) -> str:
     return document("diff", [_diff(result) for result in results])
 
 
+def checked(run: CheckRun) -> str:
+    """Return the document of ``spfreplay diff --ci``: the results, and what was expected."""
+    items = [
+        {
+            "path": item.path,
+            "protocol": item.protocol,
+            "expected": str(item.expected),
+            "status": item.status,
+            "exit_code": item.exit_code,
+            "why": item.why,
+        }
+        for item in run.items
+    ]
+    told = {"items": items, "passed_over": run.passed_over, "interrupted": run.interrupted}
+    return document("diff", [_diff(result) for result in run.results], ci=told)
+
+
 def verify(results: list[VerifyResult]) -> str:
     """Return the document of ``spfreplay verify --format json``."""
     return document("verify", [_verify(result) for result in results])
 
 
-def document(command: str, results: list[dict[str, Any]]) -> str:
-    """Return the one object that every command's JSON is."""
+def document(command: str, results: list[dict[str, Any]], **more: Any) -> str:
+    """Return the one object that every command's JSON is.
+
+    :param more: further keys of the object.
+    """
     whole = {
         "schema_version": SCHEMA_VERSION,
         "tool": "spfreplay",
         "tool_version": __version__,
         "command": command,
         "results": results,
+        **more,
     }
     return json.dumps(whole, indent=2, sort_keys=True) + "\n"
 
@@ -45,10 +69,15 @@ def _diff(result: DiffResult) -> dict[str, Any]:
     options = found.pop("options")
     # The report depends on the seed and the budget; not on how the work was shared out.
     del options["jobs"], options["dask"], options["notebook"]
+    # Pictures are for pages.
+    del options["pictures"], found["timeline"]
+    for race in (found["orders"] or {}).get("races", ()):
+        del race["picture"]
     found["protocol"] = options.pop("protocol")
     found["seed"] = options.pop("seed")
     found["budget"] = {
         "steps": options.pop("window_steps"),
+        "all_steps": options.pop("steps"),
         "seconds": options.pop("seconds"),
         "preemptions": options.pop("preemptions"),
     }

@@ -44,23 +44,27 @@ def table(
 
 def verdict_line(result: DiffResult, colour: bool = False) -> str:
     """Say the verdict with its scope, and what it is about, in one line."""
-    word = result.verdict
+    word = verdict(result)
     if colour:
-        word = f"\x1b[1;{_COLOURS.get(result.verdict, '33')}m{word}\x1b[0m"
-    if result.verdict == DIVERGED and result.nothing_new:
-        word += f" (nothing new{_as_before(result)})"
-    elif result.divergence is not None and text_orders.shows_divergence(result):
-        word += f" at event #{result.divergence.event.number}"
-    elif result.verdict == DIVERGED:
-        word += f" ({text_orders.summary(result)})"
-    elif result.verdict == MATCH:
-        word += f" ({result.scope})"
+        bare = f"\x1b[1;{_COLOURS.get(result.verdict, '33')}m{result.verdict}\x1b[0m"
+        word = bare + word.removeprefix(result.verdict)
     line = f"{word}: {result.path}, {count(result.numbers.events, 'event')}"
     if result.verdict != DIVERGED and result.caps:
         line += "; " + "; ".join(result.caps)
     if result.verdict == MATCH and not result.suffices:
         line += f"; --require {result.options.require} is not met"
     return line
+
+
+def verdict(result: DiffResult) -> str:
+    """Say the verdict and how far it reaches, or what it rests on, in a few words."""
+    if result.verdict == DIVERGED and result.nothing_new:
+        return f"{DIVERGED} (nothing new{_as_before(result)})"
+    if result.divergence is not None and text_orders.shows_divergence(result):
+        return f"{result.verdict} at event #{result.divergence.event.number}"
+    if result.verdict == DIVERGED:
+        return f"{DIVERGED} ({text_orders.summary(result)})"
+    return f"{MATCH} ({result.scope})" if result.verdict == MATCH else result.verdict
 
 
 def _as_before(result: DiffResult) -> str:

@@ -1,7 +1,8 @@
 """Traces made smaller, as long as they show the same.
 
 draft.py       a trace in memory, and how small it is
-signature.py   what a divergence is known by
+witness.py     where and in which order it shows
+plainest.py    the order with the fewest switches
 predicate.py   does a trace still show it?
 closure.py     what goes with an event that is removed
 ddmin.py       fewer of anything
@@ -13,7 +14,7 @@ shrinking.py   all of these, until nothing helps
 
 from spfreplay.shrink.predicate import Shows, shown
 from spfreplay.shrink.shrinking import NothingToShrink, Shrunk, shrink
-from spfreplay.shrink.signature import Manner, Window, Witness
+from spfreplay.shrink.witness import Manner, Window, Witness
 from spfreplay.signature import Signature
 
 __all__ = [

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from spfreplay.diff import DIVERGED, DiffOptions
 from spfreplay.engines.sane import breaks_invariants
 from spfreplay.errors import SpfreplayError
 from spfreplay.pipeline import diff_trace
 from spfreplay.shrink.draft import Draft
-from spfreplay.shrink.signature import Manner, Window, Witness, parts_of
+from spfreplay.shrink.plainest import plainest_in
+from spfreplay.shrink.witness import Manner, Window, Witness, parts_of
 from spfreplay.signature import RECORDED, Signature, recorded_signature
 from spfreplay.trace.bounds import Malformed
 from spfreplay.trace.container import Trace
@@ -34,18 +35,50 @@ class Shows:
     def __init__(self, signature: Signature, manner: Manner | None = None) -> None:
         self.signature = signature
         self.manner = manner or Manner()
+        #: digest of the last draft, its windows so far, and those still to come
+        self._last: tuple[str, list[Window], Iterator[Window]] | None = None
 
     def __call__(self, tables: Tables, events: Sequence[Event]) -> bool | None:
         """Return None if the budget ended before it was decided."""
         try:
-            trace = Draft(tables, tuple(events)).trace()
-            if not self._sound(trace):
+            draft = Draft(tables, tuple(events))
+            if not self._sound(draft.trace()):
                 return False
             if self.signature.outcome == RECORDED:
                 return True
-            return self._in_some_order(trace)
+            return self._in_some_order(draft)
         except (SpfreplayError, Malformed):
             return False  # neither engine can play it
+
+    def switches(self, tables: Tables, events: Sequence[Event], enough: int = 0) -> int | None:
+        """Return with how few switches of CPU a trace shows it; None if it does not.
+
+        :param enough: do not look for fewer than that.
+        """
+        if self.signature.outcome == RECORDED:
+            return 0 if self(tables, events) else None
+        try:
+            windows = self._windows(Draft(tables, tuple(events)))
+            found = plainest_in(windows, self.signature, self.manner, enough)
+        except (SpfreplayError, Malformed):
+            return None
+        return found.witness.switches if found is not None else None
+
+    def _windows(self, draft: Draft) -> Iterator[Window]:
+        """Yield the windows of a draft, explored; those of the last one are remembered."""
+        if self._last is None or self._last[0] != draft.digest:
+            self._last = draft.digest, [], self._explored(draft.trace())
+        _, known, rest = self._last
+        yield from known
+        for window in rest:
+            known.append(window)
+            yield window
+
+    def _explored(self, trace: Trace) -> Iterator[Window]:
+        for part in parts_of(trace, self.manner):
+            assert part.case is not None
+            if not breaks_invariants(part.case, self.manner.engine):
+                yield Window(part, self.manner)
 
     def _sound(self, trace: Trace) -> bool:
         """Is the recorded order as it should be?  What differs there hides all else."""
@@ -56,13 +89,9 @@ class Shows:
             return recorded_signature(found) == self.signature
         return found.verdict != DIVERGED
 
-    def _in_some_order(self, trace: Trace) -> bool | None:
+    def _in_some_order(self, draft: Draft) -> bool | None:
         decided = True
-        for part in parts_of(trace, self.manner):
-            assert part.case is not None
-            if breaks_invariants(part.case, self.manner.engine):
-                continue
-            window = Window(part, self.manner)
+        for window in self._windows(draft):
             if window.shows(self.signature) is not None:
                 return True
             decided = decided and window.complete

@@ -2,8 +2,9 @@
 
 Whole windows are cut out first, with the memory that they begin with; then
 events go, each with what depends on it, or alone; then threads; then what
-overlaps without need; then memory, lengths, flags.  This is repeated until a
-whole round finds nothing smaller: then nothing can be left out alone.
+overlaps without need; then, as long as it takes no more switches of CPU to show
+it, memory, lengths, flags.  This is repeated until a whole round finds nothing
+smaller: then nothing can be left out alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from spfreplay.shrink.answers import Answers
 from spfreplay.shrink.closure import just_without, settled, without
 from spfreplay.shrink.ddmin import fewer
 from spfreplay.shrink.draft import Draft
+from spfreplay.shrink.predicate import Shows
 from spfreplay.trace.bounds import Malformed
 from spfreplay.trace.events import Event, Tables
 from spfreplay.windows import cut
@@ -105,6 +107,8 @@ class _Search:
         self.progress = progress
         self.tried = 0
         self.undecided = False
+        #: switches of CPU that a candidate may need; None: any number
+        self.limit: int | None = None
 
     def run(self) -> bool:
         """Shrink until nothing helps; return whether all was decided in the last round.
@@ -114,21 +118,29 @@ class _Search:
         while True:
             before = self.best
             self.undecided = False
-            self._each(windows_alone)
-            self._each(as_it_ends)
-            self.best = fewer(
-                self.best, lambda draft: len(draft.events), self._spared, self.accept
-            )
-            self._each(simpler.fewer_threads)
-            self._each(simpler.one_by_one)
-            self._each(simpler.plainer_times)
-            self._each(simpler.tidier)
-            self.best = fewer(self.best, images.count_rows, images.without_rows, self.accept)
-            self._each(images.plainer_images)
-            self._each(simpler.plainer_events)
-            self._each(simpler.plainer_cpus)
+            self._fewer_events()
+            self.limit = self.switches_of(self.best)
+            self._plainer()
+            self.limit = None
             if self.best is before:
                 return not self.undecided
+
+    def _fewer_events(self) -> None:
+        """Fewer events, then fewer threads, then less that overlaps."""
+        self._each(windows_alone)
+        self._each(as_it_ends)
+        self.best = fewer(self.best, lambda draft: len(draft.events), self._spared, self.accept)
+        self._each(simpler.fewer_threads)
+        self._each(simpler.one_by_one)
+
+    def _plainer(self) -> None:
+        """Let what is left say less, as long as it takes no more switches to show it."""
+        self._each(simpler.plainer_times)
+        self._each(simpler.tidier)
+        self.best = fewer(self.best, images.count_rows, images.without_rows, self.accept)
+        self._each(images.plainer_images)
+        self._each(simpler.plainer_events)
+        self._each(simpler.plainer_cpus)
 
     def _each(self, candidates: Callable[[Draft], Iterator[Draft]]) -> None:
         """Go on with the first candidate that is accepted, as long as there is one."""
@@ -152,6 +164,9 @@ class _Search:
         if not candidate.events or candidate.size >= self.best.size:
             return False
         answer = self.ask(candidate)
+        if answer and self.limit is not None:
+            switches = self.switches_of(candidate, self.limit)
+            answer = switches is not None and switches <= self.limit
         if answer:
             self.best = candidate
         self.undecided = self.undecided or answer is None
@@ -169,6 +184,12 @@ class _Search:
             if self.progress is not None:
                 self.progress(self.tried, self.best)
         return known[draft.digest]
+
+    def switches_of(self, draft: Draft, enough: int = 0) -> int | None:
+        """Return the switches that a draft needs, or that are enough; None: nobody can say."""
+        if not isinstance(self.predicate, Shows):
+            return None
+        return self.predicate.switches(draft.tables, list(draft.events), enough)
 
 
 def windows_alone(draft: Draft) -> Iterator[Draft]:

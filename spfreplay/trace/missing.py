@@ -36,10 +36,12 @@ COARSE_TIMES: Final = "coarse-times"
 TAIL: Final = "unfinished-processes"
 
 EVENTS: Final = "no-list-of-events"
+ARGUMENTS: Final = "no-argument-pages"
 
 GAPS: Final[dict[str, Gap]] = {
     MAPS_FROM_RECORDS: Gap("B", "{} initial maps, from perf's mmap records"),
     MAPS_FROM_ELF: Gap("C", "{} initial maps, rebuilt from ELF files"),
+    ARGUMENTS: Gap("B", "{} programs: the pages of arguments are a guess"),
     BEGAN_RUNNING: Gap("D", "{} processes ran before: their pages are unknown"),
     ERROR_CODES: Gap("D", "{} faults, of which read or write is a guess"),
     KERNEL_FAULTS: Gap("D", "faults in kernel mode were not recorded"),

@@ -1,4 +1,4 @@
-"""Every command of the README is run here, and shows what the README says.
+"""Every command of a README is run here, and shows what the README says.
 
 A ``console`` block is a prompt and what the command prints.  ``$`` runs
 anywhere; ``#`` needs root and tracefs.
@@ -16,22 +16,36 @@ import pytest
 from spfreplay.record.tracefs import find_tracefs
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
+#: the first is for those who have never seen the project
+READMES = (
+    ROOT / "README.md",
+    *sorted(
+        path
+        for top in ("spfreplay", "reference", "traces", "tests")
+        for path in (ROOT / top).rglob("README.md")
+    ),
+)
 
 #: make targets that run this very suite or parts of it: CI calls them by name.
 SUITE = {"make test", "make slow", "make live", "make bench", "make check"}
 
 
-def blocks():
+def blocks(text):
     """Yield (prompt, command, expected output) of every console block."""
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         for part in re.split(r"^(?=[$#] )", block, flags=re.MULTILINE):
             if part:
                 line, _, output = part.partition("\n")
                 yield line[0], line[2:], output
 
 
-COMMANDS = list(blocks())
+COMMANDS = list(blocks(READMES[0].read_text()))
+SHOWN = [
+    pytest.param(path, command, output, id=f"{path.parent.name}: {command}")
+    for path in READMES
+    for prompt, command, output in blocks(path.read_text())
+    if output
+]
 
 
 def run(command, folder):
@@ -58,15 +72,15 @@ def test_a_make_target_exists_and_ci_runs_it(command):
 @pytest.mark.slow
 def test_make_demo_prints_a_verdict_on_a_recording_of_a_threaded_program():
     done = run("make demo", ROOT)
-    shown = next(out for _, c, out in COMMANDS if c.endswith("traces/recorded/cstress.bin"))
+    demo = re.compile(r"spfreplay diff .*traces/recorded/cstress\.bin$")
+    (shown,) = (out for _, c, out in (p.values for p in SHOWN) if demo.search(c))
     assert (done.returncode, done.stdout) == (0, shown)
 
 
-@pytest.mark.parametrize(("command", "shown"), [(c, out) for p, c, out in COMMANDS if out])
-def test_a_command_prints_what_the_readme_shows(command, shown):
+@pytest.mark.parametrize(("path", "command", "shown"), SHOWN)
+def test_a_command_prints_what_the_readme_shows(path, command, shown):
     found = run(command, ROOT).stdout
     if os.environ.get("ACCEPT"):
-        path = ROOT / "README.md"
         path.write_text(path.read_text().replace(f"{command}\n{shown}", f"{command}\n{found}"))
         return
     # A schedule names the source of the protocol, which may change without a change here.

@@ -144,7 +144,8 @@ def test_a_report_does_not_depend_on_the_number_of_workers():
 def test_a_divergence_in_json_has_seed_budget_schedule_and_columns():
     (document,) = json.loads(as_json.diff([diffed("mremap")]))["results"]
     assert document["seed"] == 0
-    assert document["budget"] == {"steps": None, "seconds": None, "preemptions": None}
+    kinds = ("all_steps", "preemptions", "seconds", "steps")
+    assert document["budget"] == dict.fromkeys(kinds)
     told = document["orders"]["races"][0]["told"]
     assert {"threads", "steps", "decisive", "nearest", "why", "functions"} <= set(told)
     assert set(told["decisive"]) <= {step["number"] for step in told["steps"]}

@@ -1,0 +1,107 @@
+"""Which of the files below some folders are traces.
+
+What has the suffix of a trace is one, whatever is in it: a damaged file must
+not be passed over in silence.  Of the others, those that begin like one are.
+A folder may list, in ``expected.txt``, files that must be refused, each with
+the line that refuses it; they are traces, too.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from spfreplay.errors import TraceError
+from spfreplay.trace.layout import FIRST_TEXT, MAGIC
+
+#: where a folder says what must be refused
+REFUSALS: Final = "expected.txt"
+SUFFIXES: Final = (".bin", ".txt")
+
+#: bytes of REFUSALS that are read at most
+_LARGEST: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class Found:
+    """Paths of traces in their order; of those to be refused, the line to refuse them."""
+
+    traces: list[str] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
+    passed_over: int = 0  # files that are no traces
+
+
+def discover(arguments: Iterable[str]) -> Found:
+    """Return all traces that files, folders and patterns like ``traces/**`` name.
+
+    Each once, sorted below each argument.
+
+    :raises TraceError: an argument names nothing, or none of it is a trace
+    """
+    found = Found()
+    seen: set[str] = set()
+    given = list(arguments)
+    for argument in given:
+        for path in _files(argument):
+            if path not in seen:
+                seen.add(path)
+                _sort_out(path, found)
+    if not found.traces and not found.refusals:
+        raise TraceError(" ".join(given), "", "expected a trace, found none")
+    return found
+
+
+def _files(argument: str) -> Iterator[str]:
+    """Yield the files that an argument stands for, in the order of their names."""
+    if os.path.exists(argument):
+        matches = [argument]
+    else:
+        matches = sorted(filter(os.path.exists, glob.glob(argument, recursive=True)))
+        if not matches:
+            raise TraceError(argument, "", "expected a file, a folder or a pattern of such")
+    for match in matches:
+        if not os.path.isdir(match):
+            yield os.path.normpath(match)
+            continue
+        for folder, folders, names in os.walk(match):
+            folders.sort()
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in sorted(names):
+                yield os.path.normpath(os.path.join(folder, name))
+
+
+def _sort_out(path: str, found: Found) -> None:
+    name = os.path.basename(path)
+    listed = _refusals(os.path.dirname(path))
+    if name in listed:
+        found.refusals[path] = listed[name]
+    elif name == REFUSALS:
+        return
+    elif not name.startswith(".") and _is_trace(path):
+        found.traces.append(path)
+    else:
+        found.passed_over += 1
+
+
+def _is_trace(path: str) -> bool:
+    if path.endswith(SUFFIXES):
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(64).startswith((MAGIC, FIRST_TEXT))
+    except OSError:
+        return False
+
+
+def _refusals(folder: str) -> dict[str, str]:
+    """Return name -> line of what a folder says must be refused."""
+    try:
+        with open(os.path.join(folder, REFUSALS), encoding="utf-8", errors="replace") as file:
+            lines = file.read(_LARGEST).splitlines()
+    except OSError:
+        return {}
+    parts = [line.partition(": ") for line in lines]
+    return {name: line for name, _, line in parts if line}

@@ -1,0 +1,246 @@
+"""A run over many traces: each is held against what it states, and nothing gets lost."""
+
+import json
+import os
+import re
+
+import pytest
+from ci_traces import QUIET, RACE, STRICT, folder_of, stating
+
+from spfreplay import cli
+from spfreplay.batch import perform
+from spfreplay.ci import Expectation, discover, expectation_of
+from spfreplay.errors import TraceError
+
+DEFECTS = "aspf22-pte-alloc-in-anon aspf22-pmd-double-fetch"
+ONE_DEFECT = "aspf22-pmd-double-fetch"
+
+#: what is as it says
+GOOD = {
+    "match.txt": QUIET,
+    "no-suffix": stating(QUIET, None),
+    "sub/race.txt": RACE,
+    "sub/race-unstated.txt": stating(RACE, None),
+    "sub/race-by-name.txt": stating(RACE, f"DIVERGED {DEFECTS}"),
+    "sub/strict.txt": stating(STRICT, "DIVERGED RECORDED; MATCH under spf-fixed"),
+    "bad/expected.txt": "gone.txt: offset 0: an empty file, expected a trace\n",
+    "bad/gone.txt": "",
+    "README.md": "no trace\n",
+    ".hidden.txt": "no trace\n",
+}
+#: the twin: each of them is not as it says, or cannot be judged; with status and reason
+WRONG = {
+    "should-race.txt": (
+        stating(QUIET, "DIVERGED"), "failed", "expected DIVERGED, found MATCH (complete)",
+    ),
+    "should-match.txt": (
+        stating(STRICT, "MATCH"), "failed", "expected MATCH, found DIVERGED at event #4",
+    ),
+    "unstated.txt": (
+        stating(STRICT, None), "failed", "expected nothing new, found DIVERGED at event #4",
+    ),
+    "more-than-stated.txt": (
+        stating(RACE, f"DIVERGED {ONE_DEFECT}"), "failed",
+        f"expected DIVERGED {ONE_DEFECT}, found aspf22-pte-alloc-in-anon as well",
+    ),
+    "less-than-stated.txt": (
+        stating(STRICT, "DIVERGED RECORDED UAF_VMA"), "failed",
+        "expected DIVERGED RECORDED, UAF_VMA, did not find UAF_VMA",
+    ),
+    "unclear.txt": (
+        stating(QUIET, "FINE"), "unreadable", "expect: FINE: expected MATCH or DIVERGED",
+    ),
+    "damaged.bin": ("", "unreadable", "offset 0: an empty file, expected a trace"),
+    "bad/fine.txt": (QUIET, "failed", "expected to be refused (9:9: rubbish), was read"),
+    "bad/other.txt": (
+        "", "failed",
+        "expected to be refused (1:1: rubbish), was refused otherwise (offset 0: an empty",
+    ),
+    "bad/expected.txt": ("fine.txt: 9:9: rubbish\nother.txt: 1:1: rubbish\n", None, ""),
+}  # fmt: skip
+
+
+def run(capsys, *arguments):
+    code = cli.main(["diff", "--ci", "-q", "-j1", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("good"), GOOD)
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory):
+    return folder_of(
+        tmp_path_factory.mktemp("wrong"), {name: text for name, (text, *_) in WRONG.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def wrong_run(wrong, tmp_path_factory):
+    """Return exit code and reports of a run over all that is wrong."""
+    folder = tmp_path_factory.mktemp("reports")
+    kinds = ("json", "text", "github", "junit")
+    reports = [f"--report={kind}={folder / kind}" for kind in kinds]
+    code = cli.main(["diff", "--ci", "-q", "-j1", "-o", os.devnull, *reports, str(wrong)])
+    return code, {kind: (folder / kind).read_text() for kind in kinds}
+
+
+def test_what_is_as_it_says_passes(capsys, good):
+    assert run(capsys, good) == (
+        0,
+        "OK: 7 of 7 checks passed\n"
+        "  spf-v11: expected 1 MATCH, 3 DIVERGED, 2 nothing new\n"
+        "  no protocol: expected 1 REFUSED\n"
+        "  scope: 6 complete\n"
+        "  passed over: 2 files that are no traces\n",
+        "",
+    )
+
+
+def test_what_is_not_as_it_says_does_not(wrong, wrong_run):
+    code, reports = wrong_run
+    items = {
+        os.path.relpath(item["path"], wrong): (item["status"], item["why"])
+        for item in json.loads(reports["json"])["ci"]["items"]
+    }
+    stated = {name: (status, why) for name, (_, status, why) in WRONG.items() if status}
+    assert code == 1
+    assert {name: status for name, (status, _) in items.items()} == {
+        name: status for name, (status, _) in stated.items()
+    }
+    assert [name for name, (_, why) in items.items() if stated[name][1] not in why] == []
+
+
+def test_a_failure_shows_its_columns_and_how_to_replay_it(wrong, wrong_run):
+    told = wrong_run[1]["text"]
+    about = told.partition("more-than-stated.txt")[2]
+    assert "  T1 (munmap 20000000)" in about
+    assert f"spfreplay replay {wrong}/more-than-stated.txt --window 0" in about
+    assert "\nFAILED: 0 of 9 checks passed; " in told
+
+
+def test_another_protocol_has_its_own_clause(capsys, good):
+    trace = good / "sub" / "strict.txt"
+    assert run(capsys, "--protocol=spf-fixed", trace)[0] == 0
+    assert run(capsys, "--protocol=spf-v11-file-faults", trace)[0] == 0
+    code, out, _ = run(capsys, "--protocol=spf-v11", "--protocol=spf-fixed", trace)
+    assert (code, out.splitlines()[0]) == (0, "OK: 2 of 2 checks passed")
+
+
+def test_a_planted_bug_fails_where_nothing_is_stated_of_it(capsys, good):
+    code, out, _ = run(capsys, "--mutate=M54", good / "sub" / "race.txt")
+    found = r"  expected nothing new, found DIVERGED \([0-9] new races\)"
+    assert (code, bool(re.fullmatch(found, out.splitlines()[1]))) == (1, True)
+
+
+def test_known_defects_count_where_nothing_is_stated_if_asked_for(capsys, good):
+    trace = good / "sub" / "race-unstated.txt"
+    assert run(capsys, trace)[0] == 0
+    assert run(capsys, "--known-defects=report", trace)[0] == 1
+
+
+def test_a_baseline_is_in_the_place_of_what_is_stated(capsys, tmp_path, wrong):
+    trace, report = wrong / "more-than-stated.txt", tmp_path / "base.json"
+    assert run(capsys, "--report", f"json={report}", trace)[0] == 1
+    assert run(capsys, "--baseline", report, trace)[0] == 0
+    # What the baseline does not know is judged by what it states.
+    assert run(capsys, "--baseline", report, wrong / "unstated.txt")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol", "expected"),
+    [
+        ("", "spf-v11", Expectation("nothing new")),
+        ("MATCH", "spf-v11", Expectation("MATCH")),
+        ("MATCH", "spf-fixed", Expectation("nothing new")),
+        ("MATCH", "spf-v11-file-faults", Expectation("MATCH")),
+        ("DIVERGED UAF_PT, WILD_PT", "spf-v11", Expectation("DIVERGED", ("UAF_PT", "WILD_PT"))),
+        ("MATCH; DIVERGED under spf-fixed+M50", "spf-fixed+M50", Expectation("DIVERGED")),
+        ("DIVERGED under spf-fixed UAF_PT", "spf-fixed", Expectation("DIVERGED", ("UAF_PT",))),
+    ],
+)
+def test_a_statement_is_read(text, protocol, expected):
+    assert expectation_of(text, protocol) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("GREEN", "x: expect: GREEN: expected MATCH or DIVERGED"),
+        ("UNKNOWN", "for UNKNOWN is nothing to expect"),
+        ("MATCH UAF_PT", "expected nothing behind MATCH"),
+        ("DIVERGED at page 7f12", "known defects and outcomes, '7f12' is neither"),
+        ("MATCH; under", "expected MATCH or DIVERGED"),
+    ],
+)
+def test_a_statement_that_says_nothing_is_refused(text, complaint):
+    with pytest.raises(TraceError, match=complaint):
+        expectation_of(text, "spf-v11", "x")
+
+
+def test_patterns_and_folders_name_each_trace_once(good, monkeypatch):
+    monkeypatch.chdir(good)
+    by_folder = discover(["."])
+    assert sorted(by_folder.traces) == sorted(
+        name for name in GOOD if not name.startswith(("bad/", ".", "README"))
+    )
+    assert by_folder.refusals == {"bad/gone.txt": "offset 0: an empty file, expected a trace"}
+    by_pattern = discover(["**", "./sub", "sub/race.txt"])
+    assert sorted(by_pattern.traces) == sorted(by_folder.traces)
+    assert by_pattern.refusals == by_folder.refusals
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ("nowhere", "nowhere: expected a file, a folder or a pattern of such"),
+        ("nowhere/**", "nowhere/**: expected a file, a folder or a pattern of such"),
+        ("README.md", "README.md: expected a trace, found none"),
+    ],
+)
+def test_nothing_to_check_is_not_green(capsys, good, monkeypatch, argument, complaint):
+    monkeypatch.chdir(good)
+    assert run(capsys, argument) == (3, "", f"spfreplay: {complaint}\n")
+
+
+def test_the_budget_is_one_for_the_run(capsys, good):
+    code, out, _ = run(capsys, "--budget=1us", good)
+    assert code == 4
+    assert "not compared: the budget of the run was spent" in out
+    code, out, _ = run(capsys, "--budget=24000", "--format=json", good)
+    budgets = [result["budget"] for result in json.loads(out)["results"]]
+    assert {(each["all_steps"], each["steps"], each["seconds"]) for each in budgets} == {
+        (4000, None, None)
+    }
+
+
+def test_what_a_small_budget_does_not_reach_is_undecided_not_failed(capsys, tmp_path):
+    trace = folder_of(
+        tmp_path, {"race.txt": stating(RACE, "DIVERGED UAF_VMA, WILD_PT, PT_LEAK")}
+    )
+    code, out, _ = run(capsys, "--budget=4000", trace)
+    assert (code, out.splitlines()[0].split()[0]) == (4, "UNDECIDED:")
+
+
+def test_reports_do_not_depend_on_the_number_of_workers(capsys, good):
+    one = run(capsys, "--format=json", good)
+    assert one == run(capsys, "-j2", "--format=json", good)
+
+
+def test_places_in_a_trace_are_not_for_many(capsys, good):
+    code, _, err = run(capsys, "--from", "3", good)
+    assert (code, "--ci takes many" in err) == (2, True)
+
+
+def test_interrupted_it_says_what_is_known(capsys, good, monkeypatch):
+    def stop(task):
+        if task.path.endswith("strict.txt"):
+            raise KeyboardInterrupt
+        return perform(task)
+
+    monkeypatch.setattr("spfreplay.batch.perform", stop)
+    code, out, _ = run(capsys, good)
+    assert code == 130
+    assert "; interrupted" in out.splitlines()[0]
