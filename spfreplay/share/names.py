@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from spfreplay.trace.events import Event, Header, Tables
+from spfreplay.trace.missing import missing_of
 from spfreplay_reference.contract import OP_FORK, KernelProfile
 
 #: Mappings that every program has.
@@ -81,13 +82,20 @@ def plain_header(header: Header) -> Header:
         cpus=tuple({key: one[key] for key in _COUNTS if key in one} for one in header.cpus),
         fault_cap=header.fault_cap,
         expect=verdict if verdict in _VERDICTS else "",
-        facts={key: value for key, value in header.facts.items() if _is_plain(key, value)},
+        facts=_plain_facts(header.facts),
     )
 
 
 def _plain_profile(profile: KernelProfile) -> KernelProfile:
     release = _RELEASE.match(profile.release)
     return profile._replace(release=release[0] if release else "")
+
+
+def _plain_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in facts.items() if _is_plain(key, value)}
+    if missing := missing_of(facts):
+        found["missing"] = missing
+    return found
 
 
 def _is_plain(key: str, value: Any) -> bool:

@@ -69,8 +69,10 @@ def choice(*known: str) -> Check:
 
 def string(where: str, value: Any) -> str:
     """Check for a string of bearable length."""
-    if type(value) is not str or len(value) > MAX_STRING:
+    if type(value) is not str:
         raise Malformed(f"{where}: {_short(value)}, expected a string")
+    if len(value) > MAX_STRING:
+        raise Malformed(f"{where}: {len(value)} characters, expected at most {MAX_STRING}")
     return value
 
 
@@ -338,7 +340,7 @@ def _refuse_constant(name: str) -> None:
 def _short(value: Any) -> str:
     """Return ``value`` for a message, without building its whole text."""
     if isinstance(value, dict | list):
-        return f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     if isinstance(value, int) and value.bit_length() > 80:
         return "a huge number"
     text = repr(value[:40] if isinstance(value, str) else value)
