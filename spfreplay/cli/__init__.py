@@ -29,6 +29,7 @@ VERBS: Final = {
     "explain": ("spfreplay.cli.window:explain", "List what one window can come to."),
     "replay": ("spfreplay.cli.window:replay", "Perform one order of a window, step by step."),
     "extract": ("spfreplay.cli.extract:extract", "Write a part as a trace of its own."),
+    "shrink": ("spfreplay.cli.shrink:shrink", "Make a trace smaller that diverges."),
     "anonymize": ("spfreplay.cli.anonymize:anonymize", "Write a trace that may be shown."),
     "mutants": ("spfreplay.cli.mutants:mutants", "Say which check of the protocol is needed."),
     "fuzz": ("spfreplay.cli.fuzz:fuzz", "Make up traces; keep what shows something new."),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from spfreplay.engines import EngineOptions
 from spfreplay.engines.case import Case
 from spfreplay.engines.cases import Part, cases
-from spfreplay.engines.judge import STATE, judge
+from spfreplay.engines.judge import STATE, Judgement, judge
 from spfreplay.engines.subject import Result
 from spfreplay.engines.tell import Teller
 from spfreplay.explore import Budget
@@ -73,13 +74,18 @@ class Window:
         assert part.case is not None
         self.part = part
         self.case = part.case
-        self.engine = manner.engine
-        self.judgement = judge(
-            self.case,
-            Budget(steps=manner.steps, seconds=manner.seconds),
-            options=manner.engine,
-        )
-        self._teller: Teller | None = None
+        self.manner = manner
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """What came of all orders, or of those that the budget allowed."""
+        budget = Budget(steps=self.manner.steps, seconds=self.manner.seconds)
+        return judge(self.case, budget, options=self.manner.engine)
+
+    @cached_property
+    def teller(self) -> Teller:
+        """What performs orders of this window and tells them."""
+        return Teller(self.case, self.manner.engine)
 
     @property
     def complete(self) -> bool:
@@ -99,12 +105,6 @@ class Window:
         """Return the signature of a finding, and a plain order that shows it."""
         choices = self.teller.plainer(choices, self._like(finding))
         return self._as_told(finding, choices)
-
-    @property
-    def teller(self) -> Teller:
-        """Return what performs orders of this window and tells them."""
-        self._teller = self._teller or Teller(self.case, self.engine)
-        return self._teller
 
     def _like(self, finding: Finding) -> Callable[[Finding], bool]:
         operations = self.case.window.operations

@@ -1,0 +1,153 @@
+"""Where shrinking begins: a divergence, with as little around it as can be cut out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from spfreplay.diff import DiffResult
+from spfreplay.engines.case import CannotCut
+from spfreplay.engines.cases import Part
+from spfreplay.engines.cut_at import case_at
+from spfreplay.engines.extract import extracted
+from spfreplay.one_window import WindowOptions, find
+from spfreplay.pipeline import diff_trace
+from spfreplay.shrink.draft import Draft
+from spfreplay.shrink.predicate import Shows, recorded_order
+from spfreplay.shrink.shrinking import NothingToShrink
+from spfreplay.shrink.simpler import in_turn
+from spfreplay.shrink.witness import Manner, Window, parts_of
+from spfreplay.signature import Signature, recorded_signature
+from spfreplay.trace.container import Trace, read_events
+
+#: steps for each window, first for all of them, then again for those that need more
+_FIRST_STEPS: Final = 6_000
+#: signatures that are listed when none fits
+_LISTED: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is to be shrunk.
+
+    :param window: as ``--window`` takes it; "" for what differs in the recorded order.
+    :param draft: a trace that shows ``signature``.
+    """
+
+    signature: Signature
+    window: str
+    draft: Draft
+
+
+def begin(
+    trace: Trace,
+    manner: Manner,
+    window: str = "",
+    wanted: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Start:
+    """Return the first divergence of ``trace``, or the first that fits.
+
+    :param window: look at this one only.
+    :param wanted: a part of what the signature says, in any case.
+    :param progress: called with 1 for each window that was looked at.
+    :raises NothingToShrink: there is none, or none that fits
+    :raises NoSuchWindow: there is no such window
+    :raises NotExplored: it cannot be cut out
+    """
+    seen: list[Signature] = []
+    if not window:
+        found = diff_trace(trace, recorded_order(manner))
+        signature = recorded_signature(found)
+        if signature is not None:
+            if _fits(signature, wanted):
+                return Start(signature, "", _recorded(trace, found, signature, manner))
+            seen.append(signature)
+    for part, signatures in _looked_at(trace, manner, window, progress):
+        for signature in signatures:
+            if _fits(signature, wanted):
+                return Start(signature, str(part.name), _cut(trace, part, signature, manner))
+            seen.append(signature)
+    raise NothingToShrink(_nothing(trace, wanted, seen))
+
+
+def _fits(signature: Signature, wanted: str) -> bool:
+    return wanted.lower() in str(signature).lower()
+
+
+def _nothing(trace: Trace, wanted: str, seen: list[Signature]) -> str:
+    there = list(dict.fromkeys(map(str, seen)))
+    if not there:
+        return f"{trace.path}: shows no divergence: nothing to shrink"
+    more = f"; and {len(there) - _LISTED} more" if len(there) > _LISTED else ""
+    return (
+        f"{trace.path}: no divergence fits {wanted!r}; there is: "
+        + "; ".join(there[:_LISTED])
+        + more
+    )
+
+
+def _looked_at(
+    trace: Trace, manner: Manner, window: str, progress: Callable[[int], None] | None
+) -> Iterator[tuple[Part, list[Signature]]]:
+    """Yield windows with what they show: after a short look, those left after a long one."""
+    if window:
+        part, _ = find(trace, window, WindowOptions(manner.engine, manner.skew))
+        yield part, list(Window(part, manner).signatures())
+        return
+    short = manner._replace(steps=min(manner.steps, _FIRST_STEPS))
+    unfinished: set[object] = set()
+    for look in (short, manner):
+        for part in parts_of(trace, manner):
+            if look is manner and part.name not in unfinished:
+                continue
+            explored = Window(part, look)
+            if progress is not None:
+                progress(1)
+            if not explored.complete:
+                unfinished.add(part.name)
+            yield part, list(explored.signatures())
+
+
+def _recorded(trace: Trace, found: DiffResult, signature: Signature, manner: Manner) -> Draft:
+    """Return a trace of what differs in the recorded order: of one event, if that does."""
+    assert found.divergence is not None
+    shows = Shows(signature, manner)
+    number = found.divergence.event.number
+    felt = found.divergence.result_event
+    last = felt.number if felt is not None else number
+    try:
+        tables, events = extracted(case_at(trace, number, manner.engine), {})
+        alone = Draft(tables, in_turn(events))
+        if shows(alone.tables, alone.events):
+            return alone
+    except CannotCut:
+        pass
+    return _beginning(trace, last, shows)
+
+
+def _cut(trace: Trace, part: Part, signature: Signature, manner: Manner) -> Draft:
+    """Return a window as a trace of its own, or with all that came before it."""
+    assert part.case is not None
+    shows = Shows(signature, manner)
+    tables, events = extracted(part.case, {})
+    alone = Draft(tables, in_turn(events))
+    if shows(alone.tables, alone.events):
+        return alone
+    return _beginning(trace, part.members[-1], shows)
+
+
+def _beginning(trace: Trace, last: int, shows: Shows) -> Draft:
+    """Return the trace up to an event, or all of it.
+
+    :raises NothingToShrink: it does not show it
+    """
+    events = tuple(read_events(trace))
+    for some in (events[: last + 1], events):
+        draft = Draft(trace.tables, some)
+        if shows(draft.tables, draft.events):
+            return draft
+    raise NothingToShrink(
+        f"{trace.path}: {shows.signature} shows in its window, not in a trace of its own"
+    )
