@@ -31,13 +31,14 @@ from typing import Final, NamedTuple
 
 from spfreplay_reference.apart import groups
 from spfreplay_reference.changes import Change, Page, image_after
-from spfreplay_reference.contract import OP_EXEC, OP_FORK, OP_MIGRATE, Image, Region
+from spfreplay_reference.contract import OP_ACCESS, OP_EXEC, OP_FORK, OP_MIGRATE, Image, Region
 from spfreplay_reference.engine import LockedKernel, Unsupported
 from spfreplay_reference.orders import DOWNGRADE, EARLY_SEGV, Allowance, Found, Orders
 from spfreplay_reference.pieces import (
     BY_RMAP,
     FORK_BY_TABLE,
     GIVES_UP,
+    IN_VAIN,
     MIGRATION_ENTRY,
     PAGE_HELD,
     STALE_TLB,
@@ -56,6 +57,7 @@ RELAXATIONS: Final = {
     PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
     GIVES_UP: "reclaim or migration comes to nothing while another call runs",
     MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration",
+    IN_VAIN: "a fault that finds its page mapped has prepared or mapped others all the same",
 }
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
 #: and nobody minds.  Not for judging a kernel that has no such faults.
@@ -72,6 +74,7 @@ ONE_OPERATION: Final = {
     FORK_BY_TABLE: {OP_FORK},
     GIVES_UP: {*BY_RMAP},
     MIGRATION_ENTRY: {OP_MIGRATE},
+    IN_VAIN: {OP_ACCESS},
 }
 #: What else is let pass elsewhere, and why it needs no name here.
 NEEDS_NO_NAME: Final = {

@@ -31,10 +31,13 @@ from spfreplay_reference.pieces import (
     FORK_BY_TABLE,
     GIVES_UP,
     IDLE,
+    IN_VAIN,
     PAGE_HELD,
     Doing,
     Operation,
     World,
+    comes_in_vain,
+    fault_in_vain,
     gets_through,
     go_stale,
     is_refused,
@@ -108,13 +111,15 @@ class Move(NamedTuple):
     """The next piece of a thread.
 
     ``stale``: through what that operation has not flushed; ``held``: it migrates a
-    page in vain; ``gives_up``: it does not even try.
+    page in vain; ``gives_up``: it does not even try; ``in_vain``: its fault finds the
+    page mapped.
     """
 
     thread: int
     stale: int = -1
     held: bool = False
     gives_up: bool = False
+    in_vain: bool = False
 
 
 #: What can come of a state: (results, 0 for what is done by then; number of the changes).
@@ -238,10 +243,23 @@ class Orders:
                 moves.append(Move(thread))
                 if PAGE_HELD in self.relaxations and is_held(waiting, thread):
                     moves.append(Move(thread, held=True))
+                if self._comes_in_vain(at, waiting, thread, world):
+                    moves.append(Move(thread, in_vain=True))
                 number = self._next(at, thread)
                 if GIVES_UP in self.relaxations and gives_up(self.operations, number or 0):
                     moves.append(Move(thread, gives_up=True))
         return moves
+
+    def _comes_in_vain(
+        self, at: Progress, waiting: dict[int, Operation], thread: int, world: World
+    ) -> bool:
+        """May the next fault of ``thread`` find its page mapped when it has the lock?"""
+        if IN_VAIN not in self.relaxations or at.doing[thread].pieces:
+            return False
+        reclaimed = {
+            each.args[0] >> PAGE_SHIFT for each in waiting.values() if each.op in BY_RMAP
+        }
+        return comes_in_vain(world, waiting[thread], reclaimed)
 
     def _half_made(self, at: Progress, waiting: dict[int, Operation], mm: int) -> bool:
         """Is a fork under way that makes ``mm``?"""
@@ -283,6 +301,8 @@ class Orders:
             result: int | Doing = go_stale(world, each, move.stale)
         elif move.gives_up:
             result = -EBUSY
+        elif move.in_vain:
+            result = fault_in_vain(world.kernel, each, at.doing[thread])
         else:
             result = step(world, number, each, at.doing[thread], self.relaxations)
         if move.held and not result:

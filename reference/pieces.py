@@ -23,6 +23,10 @@ access is after: that may wait for it, and then holds the page.
 ``gives-up`` lets reclaim and migration, which promise nothing, come to nothing where
 another call runs meanwhile: it may have the page, or its mappings, in its hands.
 
+``fault-in-vain``: a fault that finds its page mapped when it takes the lock of the page
+table has done something all the same: prepared an anon_vma, or mapped around a page
+that reclaim has in its hands.
+
 ``migration-entry`` makes migration two pieces: a change of rights that comes between
 finds an entry in the page's place, and plays safe: the page comes back without the
 right to write, until the next fault.
@@ -87,6 +91,7 @@ PAGE_HELD: Final = "page-held"
 FORK_BY_TABLE: Final = "fork-by-table"
 GIVES_UP: Final = "gives-up"
 MIGRATION_ENTRY: Final = "migration-entry"
+IN_VAIN: Final = "fault-in-vain"
 
 
 class Operation(NamedTuple):
@@ -382,6 +387,36 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     if answer >= OUT_UFFD:
         return -answer
     return 0 if error_code & X86_PF_WRITE else mm.word(vpn) >> CONTENT_SHIFT
+
+
+def comes_in_vain(world: World, each: Operation, reclaimed: Collection[int]) -> bool:
+    """Could the fault of an access find its page mapped, and leave something behind?
+
+    :param reclaimed: pages of which reclaim or migration is not over
+    """
+    if each.op != OP_ACCESS:
+        return False
+    addr, error_code = each.args[:2]
+    mm, vpn = world.kernel._mm(each.mm), addr >> PAGE_SHIFT
+    area = mm.space.at(addr)
+    if area is None or vpn not in mm.bits:
+        return False
+    if error_code & X86_PF_WRITE:
+        return area.backing is None and area.anon is None and bool(area.flags & VM_WRITE)
+    return vpn in reclaimed and _faults_around(mm, addr, error_code, 0) is not None
+
+
+def fault_in_vain(kernel: LockedKernel, each: Operation, doing: Doing) -> Doing:
+    """Do what is left behind by a fault that finds its page mapped."""
+    addr, error_code = each.args[:2]
+    mm = kernel._mm(each.mm)
+    area = mm.space.at(addr)
+    assert area is not None
+    if error_code & X86_PF_WRITE:
+        mm.space.prepare_anon(area)
+    else:
+        map_around(mm, kernel._profile, area, addr >> PAGE_SHIFT)
+    return Doing(doing.pieces + 1)
 
 
 def allows(bits: int, error_code: int) -> bool:

@@ -13,13 +13,22 @@ from spfreplay.mm.types import PAGE_EXEC, PAGE_PRESENT, PAGE_RW, PTE_PFN_SHIFT, 
 
 
 def stale(kernel: Kernel) -> Iterator[tuple[int, int]]:
-    """Return (tid, vpn) of each translation that the page table does not back."""
+    """Return (tid, vpn) of each translation that the page table does not back.
+
+    Whoever holds the lock of a PTE table may be about to flush what it has taken away.
+    """
     for task in kernel.tasks.values():
         if not task.tlb or task.mm is None:
             continue
         for vpn, word in task.tlb.items():
-            if not backed(word, pte_at(task.mm, vpn)):
+            if not backed(word, pte_at(task.mm, vpn)) and not is_locked(task.mm, vpn):
                 yield task.tid, vpn
+
+
+def is_locked(mm: MmStruct, vpn: int) -> bool:
+    """Tell whether somebody holds the lock of the PTE table of a page."""
+    entry = pmd_entry(mm, vpn)
+    return not (entry is None or isinstance(entry, int)) and entry.ptl.owner is not None
 
 
 def pte_at(mm: MmStruct, vpn: int) -> int:

@@ -352,6 +352,32 @@ def test_a_page_under_migration_loses_the_right_to_write_to_a_change_of_rights()
     assert writable([legal.MIGRATION_ENTRY]) == {True, False}
 
 
+# -- what a fault leaves behind that comes too late ------------------------------
+
+
+def zero_pages(names) -> set[bool]:
+    """Return whether a child has the zero page that a store of its parent has met."""
+    memory = Memory()
+    window = (
+        access(1, (0, 10), 0, LOAD),
+        access(0, (0, 50), 0, STORE),
+        call(1, (11, 50), c.OP_FORK, 9, CHILD, 0),
+    )
+    found = legal.legal_set(memory.kernel, window, relaxations=names)
+    assert found.complete
+    return {
+        any(word & c.KIND_MASK == c.KIND_ZERO for _, word in image.pages)
+        for outcome in found.outcomes
+        for image in outcome.images
+        if image.mm == CHILD
+    }
+
+
+def test_a_fault_that_comes_too_late_has_prepared_all_the_same():
+    assert zero_pages([]) == {False}
+    assert zero_pages([legal.IN_VAIN]) == {False, True}
+
+
 # -- what populates does so behind the back of mmap_sem -------------------------
 
 
