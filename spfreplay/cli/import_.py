@@ -35,12 +35,19 @@ _FORMATS: Final = ("perf.data", "perf-script", "trace-cmd")
     multiple=True,
     help="Only this process and what it forks; may be given several times.",
 )
+@click.option(
+    "--beside",
+    metavar="TRACE",
+    default="",
+    help="A recording by spfreplay of the same run: checkpoints and page cache from it.",
+)
 @talking
 def import_(
     path: str,
     output: Path,
     form: str | None,
     pids: tuple[int, ...],
+    beside: str,
     quiet: bool,
     verbose: bool,
     color: str,
@@ -55,7 +62,7 @@ def import_(
     from spfreplay.imports.loading import ImportOptions, load
     from spfreplay.trace.container import TraceWriter
 
-    imported = load(path, ImportOptions(form or "", frozenset(pids)))
+    imported = load(path, ImportOptions(form or "", frozenset(pids), beside))
     with TraceWriter(output) as writer:
         for columns in imported.chunks:
             writer.write(columns)

@@ -7,6 +7,7 @@ inferred, and counted as missing (:mod:`spfreplay.trace.missing`).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -43,6 +44,8 @@ class Importer(Converter):
     :param pids: only these processes and what they fork; empty = all.
     """
 
+    files: ImportedFiles
+
     def __init__(self, gathered: Gathered, t0: int, pids: frozenset[int] = frozenset()) -> None:
         self.gathered = gathered
         self.missing: Counter[str] = Counter()
@@ -68,6 +71,7 @@ class Importer(Converter):
         self._user_traced = has("exceptions:page_fault_user")
         self._kernel_traced = has("exceptions:page_fault_kernel")
         files = ImportedFiles(gathered.build_ids)
+        self._spans: dict[int, list[tuple[int, int]]] = {}  # pid -> from when, mm
         super().__init__(Run(t0=t0), files)
         self.faults.counters = has("kmem:rss_stat")
 
@@ -129,6 +133,18 @@ class Importer(Converter):
         snapshot = Snapshot(ts, pid, "exec", lines=[with_flags(one) for one in overlay.lines])
         self.spaces.append(Space(mm, len(self.images), snapshot, row, whole=False))
         self.images.append(_EMPTY)
+
+    def _start_process(self, pid: int, ppid: int, how: str, ts: int) -> None:
+        super()._start_process(pid, ppid, how, ts)
+        task = self._tasks.get(pid)
+        if task is not None and task.mm is not None:
+            self._spans.setdefault(pid, []).append((ts, task.mm.id))
+
+    def mm_at(self, pid: int, t: int) -> int:
+        """Return the address space that a process had at a time (ns), -1 = unknown."""
+        spans = self._spans.get(pid, [])
+        at = bisect_right(spans, t, key=lambda one: one[0]) - 1
+        return spans[at][1] if at >= 0 else -1
 
     def _new_mm(self, ptr: int) -> MmState:
         if len(self.mms) >= MAX_MMS:
@@ -248,6 +264,7 @@ class Importer(Converter):
     def _add_image(self, snapshot: Snapshot, mm: MmState) -> None:
         """Keep what an exec made; its pages are known when all has been seen."""
         row = len(self.rows) - 1
+        self._spans.setdefault(snapshot.pid, []).append((snapshot.t, mm.id))
         space = Space(
             mm, len(self.images), snapshot, row, True, self._early.pop(snapshot.pid, [])
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from spfreplay.record.files import FileEntry, FileTable, Key
-from spfreplay_reference.contract import FILE_DEV, FILE_REG, FILE_SHMEM
+from spfreplay_reference.contract import FILE_DEV, FILE_REG, FILE_SHMEM, FILE_SPECIAL
 
 #: Shared anonymous memory and System V segments: the kernel's own mount.
 _SHM_DEVICE: Final = (0, 1)
@@ -28,6 +28,15 @@ class ImportedFiles(FileTable):
         entry = super().by_key(key, path)
         if path.startswith(_DEVICES):
             entry.kind = FILE_DEV
+        return entry
+
+    def by_name(self, name: str) -> FileEntry:
+        """Return the entry of a mapping of the kernel's own, such as [vdso]."""
+        entry = self._by_name.get(name)
+        if entry is None:
+            entry = FileEntry(len(self.entries), (0, 0, 0), name, FILE_SPECIAL)
+            self.entries.append(entry)
+            self._by_name[name] = entry
         return entry
 
     def _kind(self, key: Key) -> int:

@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from spfreplay import __version__
+from spfreplay.errors import TraceError
+from spfreplay.imports.beside import take_from
 from spfreplay.imports.build import Importer
 from spfreplay.imports.gathered import Gathered
 from spfreplay.imports.input import Input, open_input
+from spfreplay.imports.pagecache import fill_page_cache
 from spfreplay.imports.perfdata import read_perf_data
 from spfreplay.imports.perfscript import is_perf_script, read_perf_script
 from spfreplay.imports.tracecmd import is_trace_cmd, read_trace_cmd
 from spfreplay.record.ring import RawRecord
 from spfreplay.trace.bounds import MAX_CPUS
+from spfreplay.trace.container import open_trace
 from spfreplay.trace.events import Columns, Header, Tables
 from spfreplay_reference.contract import KernelProfile
 
@@ -33,11 +37,14 @@ class ImportOptions:
     """How to import.
 
     ``form`` forces a format, "" = recognised from the content.  ``pids`` keeps
-    only these processes and what they fork.
+    only these processes and what they fork.  ``beside`` is the path of a trace
+    that spfreplay recorded of the same run: checkpoints, page cache and kernel
+    settings come from it.
     """
 
     form: str = ""
     pids: frozenset[int] = frozenset()
+    beside: str = ""
 
 
 @dataclass(slots=True)
@@ -101,12 +108,21 @@ def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Import
     cap = importer.finish()
     if not len(importer.rows):
         given.refuse(None, "nothing happened to the memory of any process that was chosen")
+    profile = KernelProfile(release=gathered.release or "unknown")
+    if options.beside:
+        trace = open_trace(options.beside)
+        if not take_from(trace, importer):
+            raise TraceError(options.beside, "", "no checkpoint of a process in this import")
+        profile = trace.header.profile
+    else:
+        fill_page_cache(importer)
     tables = Tables(
-        _header(gathered, importer, cap),
+        _header(gathered, importer, cap, profile),
         list(importer.processes.values()),
         [*importer.old_threads, *importer.threads.values()],
         importer.files.finish(),
         importer.images,
+        importer.checkpoints,
     )
     return Imported(
         tables, importer.rows.chunks(importer.run.t0), len(importer.rows), records,
@@ -127,7 +143,7 @@ def told(importer: Importer) -> dict[str, int]:
     return {name: count for name, count in sorted(importer.missing.items()) if count}
 
 
-def _header(gathered: Gathered, importer: Importer, cap: int) -> Header:
+def _header(gathered: Gathered, importer: Importer, cap: int, profile: KernelProfile) -> Header:
     facts: dict[str, Any] = {
         **gathered.facts,
         "missing": told(importer),
@@ -139,7 +155,7 @@ def _header(gathered: Gathered, importer: Importer, cap: int) -> Header:
         source=gathered.source,
         recorder=f"spfreplay {__version__}",
         arch=gathered.arch or "x86_64",
-        profile=KernelProfile(release=gathered.release or "unknown"),
+        profile=profile,
         command=_command(gathered.command),
         t0=importer.run.t0,
         ncpu=gathered.ncpu,
