@@ -60,13 +60,10 @@ def import_(
     records all that is of use elsewhere: spfreplay record --print-perf-command.
     """
     from spfreplay.imports.loading import ImportOptions, load
-    from spfreplay.trace.container import TraceWriter
+    from spfreplay.imports.writing import write_imported
 
     imported = load(path, ImportOptions(form or "", frozenset(pids), beside))
-    with TraceWriter(output) as writer:
-        for columns in imported.chunks:
-            writer.write(columns)
-        writer.write_tables(imported.tables)
+    write_imported(imported, output)
     if not quiet:
         tables = imported.tables
         click.echo(
