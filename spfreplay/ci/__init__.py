@@ -5,7 +5,7 @@ expectation.py   what a trace is stated to come to, and whether it does
 check.py         a whole run
 """
 
-from spfreplay.ci.check import CheckRun, Item, Manner, check, plain_item
+from spfreplay.ci.check import CheckRun, Item, Manner, check, plain_item, refusal
 from spfreplay.ci.discover import Found, discover
 from spfreplay.ci.expectation import Expectation, expectation_of, judged
 
@@ -20,4 +20,5 @@ __all__ = [
     "expectation_of",
     "judged",
     "plain_item",
+    "refusal",
 ]

@@ -6,7 +6,7 @@ not reach: nothing that was found is left out of the report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -122,10 +122,16 @@ def check(found: Found, manner: Manner, perform: Perform) -> CheckRun:
                 tasks.append(task)
             except Exception as error:
                 items[path, protocol] = _item(failure(task, error), Expectation(NOTHING_NEW))
-    done, interrupted = perform(_with_steps(tasks, manner.options))
+    done, interrupted = perform(_with_steps(tasks, manner.options.steps))
     for each in done:
         place = each.path, each.protocol
         items[place] = _item(each, stated[place], manner)
+    again = [] if interrupted else _again(tasks, items, manner.options)
+    if again:
+        more, interrupted = perform(again)
+        for each in more:
+            place = each.path, each.protocol
+            items[place] = _item(each, stated[place], manner)
     refused = {path: refusal(path, line) for path, line in found.refusals.items()}
     order = [(path, name) for path in found.traces for name in manner.protocols]
     told = [items[place] for place in order if place in items]
@@ -165,13 +171,38 @@ def _stated(path: str, protocol: str) -> Expectation:
     return expectation_of(open_trace(path).header.expect, protocol, path)
 
 
-def _with_steps(tasks: Iterable[Task], options: DiffOptions) -> list[Task]:
+def _with_steps(tasks: Sequence[Task], steps: int | None) -> list[Task]:
     """Share the steps of a run out among its tasks, evenly: no worker changes that."""
-    todo = list(tasks)
-    if options.steps is None or not todo:
-        return todo
-    each = max(1, options.steps // len(todo))
-    return [task._replace(options=task.options._replace(steps=each)) for task in todo]
+    if steps is None or not tasks:
+        return list(tasks)
+    each = max(1, steps // len(tasks))
+    return [task._replace(options=task.options._replace(steps=each)) for task in tasks]
+
+
+def _again(
+    tasks: Sequence[Task], items: dict[tuple[str, str], Item], options: DiffOptions
+) -> list[Task]:
+    """Return what is undecided, with the steps that the others did not need."""
+    if options.steps is None:
+        return []
+    of_task = [(task, items.get((task.path, task.options.protocol))) for task in tasks]
+    undecided = [
+        task
+        for task, item in of_task
+        if item is not None
+        and item.exit_code == EXIT_UNDECIDED
+        and item.result is not None
+        and item.result.orders is not None
+    ]
+    left = options.steps - sum(_steps(item) for _, item in of_task)
+    more = _with_steps(undecided, max(left, 1))
+    had = options.steps // max(len(tasks), 1)
+    return more if more and (more[0].options.steps or 0) > had else []
+
+
+def _steps(item: Item | None) -> int:
+    result = item.result if item is not None else None
+    return result.orders.steps if result is not None and result.orders is not None else 0
 
 
 def _item(done: Done, expected: Expectation, manner: Manner | None = None) -> Item:

@@ -16,6 +16,7 @@ HOMES = {
     "elftools": ("spfreplay/trace/symbols.py",),
     "distributed": ("spfreplay/cluster.py",),
     "tabulate": ("spfreplay/report/text.py",),
+    "pytest": ("spfreplay/pytest_plugin.py",),
 }
 
 CONTRACT = "spfreplay_reference.contract"
