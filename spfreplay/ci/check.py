@@ -150,18 +150,21 @@ def plain_item(done: Done) -> Item:
 
 
 def refusal(path: str, line: str) -> Item:
-    """Read a trace that must be refused, and tell whether it was, with that line."""
+    """Read a trace that must be refused, and tell whether it was.
+
+    :param line: the exit code and what must be said, without the path; a ``*`` at its end
+        stands for anything.
+    """
     expected = Expectation(REFUSED, (line,))
     try:
         for _ in open_trace(path).chunks():
             pass
         told = Judged(EXIT_DIVERGED, f"expected to be refused ({line}), was read")
-    except TraceError as error:
-        found = str(error).removeprefix(f"{path}: ")
-        other = f"expected to be refused ({line}), was refused otherwise ({found})"
-        told = Judged(EXIT_MATCH) if found == line else Judged(EXIT_DIVERGED, other)
     except SpfreplayError as error:
-        told = Judged(error.exit_code, str(error))
+        found = f"{error.exit_code} {str(error).removeprefix(f'{path}: ')}"
+        other = f"expected to be refused ({line}), was refused otherwise ({found})"
+        as_expected = found == line or (line[-1:] == "*" and found.startswith(line[:-1]))
+        told = Judged(EXIT_MATCH) if as_expected else Judged(EXIT_DIVERGED, other)
     except Exception as error:
         told = Judged(EXIT_INTERNAL, f"internal error: {type(error).__name__}: {error}")
     return Item(path, "", expected, told.exit_code, told.why)

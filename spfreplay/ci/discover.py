@@ -2,8 +2,9 @@
 
 What has the suffix of a trace is one, whatever is in it: a damaged file must
 not be passed over in silence.  Of the others, those that begin like one are.
-A folder may list, in ``expected.txt``, files that must be refused, each with
-the line that refuses it; they are traces, too.
+A file ``NAME.expect`` beside a trace says that it must be refused, with which
+exit code and which line.  What stands so beside a file of another format is
+the business of whoever reads that.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from typing import Final
 from spfreplay.errors import TraceError
 from spfreplay.trace.layout import FIRST_TEXT, MAGIC
 
-#: where a folder says what must be refused
-REFUSALS: Final = "expected.txt"
 SUFFIXES: Final = (".bin", ".txt")
+#: of the file that says how the one beside it is refused
+REFUSAL: Final = ".expect"
 
-#: bytes of REFUSALS that are read at most
-_LARGEST: Final = 1 << 20
+#: bytes of such a file that are read at most
+_LARGEST: Final = 1 << 16
 
 
 @dataclass(slots=True)
 class Found:
-    """Paths of traces in their order; of those to be refused, the line to refuse them."""
+    """Paths of traces in their order; of those to be refused, exit code and line."""
 
     traces: list[str] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
@@ -75,20 +76,22 @@ def _files(argument: str) -> Iterator[str]:
 
 def _sort_out(path: str, found: Found) -> None:
     name = os.path.basename(path)
-    listed = _refusals(os.path.dirname(path))
-    if name in listed:
-        found.refusals[path] = listed[name]
-    elif name == REFUSALS:
+    if name.endswith(REFUSAL) and os.path.exists(path.removesuffix(REFUSAL)):
         return
-    elif not name.startswith(".") and _is_trace(path):
+    refusal = _refusal(path)
+    if refusal is not None and (path.endswith(".bin") or _begins_like_one(path)):
+        found.refusals[path] = refusal
+    elif refusal is None and not name.startswith(".") and _is_trace(path):
         found.traces.append(path)
     else:
         found.passed_over += 1
 
 
 def _is_trace(path: str) -> bool:
-    if path.endswith(SUFFIXES):
-        return True
+    return path.endswith(SUFFIXES) or _begins_like_one(path)
+
+
+def _begins_like_one(path: str) -> bool:
     try:
         with open(path, "rb") as file:
             return file.read(64).startswith((MAGIC, FIRST_TEXT))
@@ -96,12 +99,10 @@ def _is_trace(path: str) -> bool:
         return False
 
 
-def _refusals(folder: str) -> dict[str, str]:
-    """Return name -> line of what a folder says must be refused."""
+def _refusal(path: str) -> str | None:
+    """Return exit code and line with which a file must be refused; None: it need not be."""
     try:
-        with open(os.path.join(folder, REFUSALS), encoding="utf-8", errors="replace") as file:
-            lines = file.read(_LARGEST).splitlines()
+        with open(path + REFUSAL, encoding="utf-8", errors="replace") as file:
+            return file.read(_LARGEST).rstrip("\n")
     except OSError:
-        return {}
-    parts = [line.partition(": ") for line in lines]
-    return {name: line for name, _, line in parts if line}
+        return None

@@ -23,8 +23,12 @@ GOOD = {
     "sub/race-unstated.txt": stating(RACE, None),
     "sub/race-by-name.txt": stating(RACE, f"DIVERGED {DEFECTS}"),
     "sub/strict.txt": stating(STRICT, "DIVERGED RECORDED; MATCH under spf-fixed"),
-    "bad/expected.txt": "gone.txt: offset 0: an empty file, expected a trace\n",
-    "bad/gone.txt": "",
+    "bad/gone.bin.expect": "3 offset 0: an empty file, expected a trace\n",
+    "bad/gone.bin": "",
+    "bad/cut.txt.expect": "3 1:16: text version *\n",
+    "bad/cut.txt": "spfreplay text 9\n",
+    "bad/other.data.expect": "3 no trace\n",
+    "bad/other.data": "no trace\n",
     "README.md": "no trace\n",
     ".hidden.txt": "no trace\n",
 }
@@ -51,12 +55,13 @@ WRONG = {
         stating(QUIET, "FINE"), "unreadable", "expect: FINE: expected MATCH or DIVERGED",
     ),
     "damaged.bin": ("", "unreadable", "offset 0: an empty file, expected a trace"),
-    "bad/fine.txt": (QUIET, "failed", "expected to be refused (9:9: rubbish), was read"),
-    "bad/other.txt": (
+    "bad/fine.txt": (QUIET, "failed", "expected to be refused (3 9:9: rubbish), was read"),
+    "bad/other.bin": (
         "", "failed",
-        "expected to be refused (1:1: rubbish), was refused otherwise (offset 0: an empty",
+        "expected to be refused (3 1:1: rubbish), was refused otherwise (3 offset 0: an empty",
     ),
-    "bad/expected.txt": ("fine.txt: 9:9: rubbish\nother.txt: 1:1: rubbish\n", None, ""),
+    "bad/fine.txt.expect": ("3 9:9: rubbish\n", None, ""),
+    "bad/other.bin.expect": ("3 1:1: rubbish\n", None, ""),
 }  # fmt: skip
 
 
@@ -90,11 +95,11 @@ def wrong_run(wrong, tmp_path_factory):
 def test_what_is_as_it_says_passes(capsys, good):
     assert run(capsys, good) == (
         0,
-        "OK: 7 of 7 checks passed\n"
+        "OK: 8 of 8 checks passed\n"
         "  spf-v11: expected 1 MATCH, 3 DIVERGED, 2 nothing new\n"
-        "  no protocol: expected 1 REFUSED\n"
+        "  no protocol: expected 2 REFUSED\n"
         "  scope: 6 complete\n"
-        "  passed over: 2 files that are no traces\n",
+        "  passed over: 3 files that are no traces\n",
         "",
     )
 
@@ -186,7 +191,10 @@ def test_patterns_and_folders_name_each_trace_once(good, monkeypatch):
     assert sorted(by_folder.traces) == sorted(
         name for name in GOOD if not name.startswith(("bad/", ".", "README"))
     )
-    assert by_folder.refusals == {"bad/gone.txt": "offset 0: an empty file, expected a trace"}
+    assert by_folder.refusals == {
+        "bad/gone.bin": "3 offset 0: an empty file, expected a trace",
+        "bad/cut.txt": "3 1:16: text version *",
+    }
     by_pattern = discover(["**", "./sub", "sub/race.txt"])
     assert sorted(by_pattern.traces) == sorted(by_folder.traces)
     assert by_pattern.refusals == by_folder.refusals

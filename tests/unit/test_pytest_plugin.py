@@ -13,7 +13,7 @@ spfreplay_traces = traces
 TRACES = {
     "traces/quiet.txt": QUIET,
     "traces/strict.txt": STRICT,
-    "traces/bad/expected.txt": "empty.bin: offset 0: an empty file, expected a trace\n",
+    "traces/bad/empty.bin.expect": "3 offset 0: an empty file, expected a trace\n",
     "traces/bad/empty.bin": "",
     "notes.txt": "no trace\n",
     "test_other.py": "def test_other():\n    pass\n",
