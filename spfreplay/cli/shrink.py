@@ -206,7 +206,8 @@ def _tell(told: Told, form: str, emit_c: bool) -> None:
 
 
 def _print_c(trace: Trace, made: Claim) -> None:
-    from spfreplay.shrink.reproducer import CannotReproduce, reproducer
+    from spfreplay.shrink.c_calls import CannotReproduce
+    from spfreplay.shrink.reproducer import reproducer
 
     try:
         emit(reproducer(trace, made), None)

@@ -130,6 +130,7 @@ def _plain(image: InitialImage) -> Iterator[InitialImage]:
         exec_leaves._replace(regions=plain),
         exec_leaves,
         image._replace(def_flags=0),
+        image._replace(start_brk=0, brk=0),
         image._replace(start_brk=image.brk),
     ):
         if candidate != image:

@@ -212,7 +212,29 @@ def tidier(draft: Draft) -> Iterator[Draft]:
     plain = Header(source="synthetic", facts=tables.header.facts)
     for candidate in (plain, header):
         yield Draft(replace(tables, header=candidate), draft.events)
-    yield only_used(draft)
+    used = only_used(draft)
+    yield renumbered(used)
+    yield used
+
+
+def renumbered(draft: Draft) -> Draft:
+    """Return the draft with threads 1, 2, ... of processes 1, 2, ... ."""
+    tables = draft.tables
+    tids = {thread.tid: n for n, thread in enumerate(tables.threads, 1)}
+    pids = {process.pid: n for n, process in enumerate(tables.processes, 1)}
+    return Draft(
+        replace(
+            tables,
+            threads=[Thread(tids[each.tid], pids[each.pid], 0) for each in tables.threads],
+            processes=[Process(pids[each.pid], 0, 0, "root") for each in tables.processes],
+        ),
+        tuple(
+            event._replace(
+                tid=tids[event.tid], a0=tids[event.a0] if event.op == OP_FORK else event.a0
+            )
+            for event in draft.events
+        ),
+    )
 
 
 def only_used(draft: Draft) -> Draft:
@@ -235,7 +257,7 @@ def only_used(draft: Draft) -> Draft:
                 Process(pid, 0, 0, "root") for pid in dict.fromkeys(t.pid for t in threads)
             ],
             threads=threads,
-            files=[_renumbered(tables.files[old], new) for old, new in files.items()],
+            files=[_with_number(tables.files[old], new) for old, new in files.items()],
             images=[
                 image._replace(
                     regions=tuple(
@@ -253,7 +275,7 @@ def only_used(draft: Draft) -> Draft:
     )
 
 
-def _renumbered(file: File, number: int) -> File:
+def _with_number(file: File, number: int) -> File:
     return File(file.facts._replace(id=number), file.path)
 
 
