@@ -64,6 +64,15 @@ class Amount(click.ParamType):  # type: ignore[type-arg]
     help="When to stop, like 60s or 10000.  [default: Ctrl-C]",
 )
 @click.option("--first", is_flag=True, help="Stop at the first finding.")
+@click.option(
+    "--shrink",
+    "patience",
+    type=Duration(),
+    default="20s",
+    show_default=True,
+    metavar="TIME",
+    help="To make what was found small; 0s leaves it as it is.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--steps",
@@ -104,6 +113,7 @@ def fuzz(
     corpus: Path,
     budget: tuple[float | None, int | None],
     first: bool,
+    patience: int,
     seed: int,
     steps: int,
     jobs: int | None,
@@ -138,6 +148,7 @@ def fuzz(
         dask=dask,
         corpus=corpus,
         first=first,
+        patience=patience / 1e9,
         accept_known=known_defects == "accept",
     )
     teller = _Lines(quiet) if form == "text" else _Objects()
@@ -226,14 +237,16 @@ class _Objects:
         race = finding.race
         self._say(
             "finding",
+            name=finding.name,
             signature=finding.signature._asdict(),
             trace=str(finding.path),
             protocol=finding.result.options.protocol,
-            window=race.window,
-            schedule=race.schedule,
-            switches=race.switches,
-            events=len(race.members),
-            known=race.known,
+            window=None if race is None else race.window,
+            schedule=None if race is None else race.schedule,
+            switches=None if race is None else race.switches,
+            events=finding.events,
+            minimal=finding.minimal,
+            known=finding.known,
             seconds=round(finding.seconds, 3),
             traces=finding.tried,
         )

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from spfreplay.diff import DiffOptions
 from spfreplay.engines import EngineOptions
-from spfreplay.engines.judge import Illegal
 from spfreplay.errors import ModelError, SpfreplayError
 from spfreplay.fuzz.draft import Draft
 from spfreplay.fuzz.grammar import RECORD, decode
 from spfreplay.fuzz.mutators import mutated
 from spfreplay.fuzz.settle import MOST_EVENTS, completed
 from spfreplay.fuzz.trial import Quick, Thorough, Window, trace_of, try_once
+from spfreplay.pipeline import diff_trace
 from spfreplay.races import Kind, kind_of
+from spfreplay.signature import RECORDED
 
 #: share of what is explored though its one order showed nothing new
 _CURIOUS: Final = 0.08
@@ -62,9 +64,7 @@ class Found(NamedTuple):
     """A trace with a window that can end as the locked kernel cannot."""
 
     draft: Draft
-    window: str
     kind: Kind
-    illegal: Illegal
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class _Batch:
         fresh = features - self.job.known - self.new
         if fresh and len(draft.events) <= MOST_EVENTS:
             self.new |= fresh
-            diverged = any(window.illegal for window in windows)
+            diverged = any(window.illegal for window in windows) or self._play(draft)
             self.done.kept.append(Kept(draft, frozenset(features), diverged))
 
     def _judge(self, draft: Draft, window: Window) -> None:
@@ -166,10 +166,23 @@ class _Batch:
         events = [draft.events[member] for member in window.members]
         for illegal in window.illegal:
             for finding in illegal.findings:
-                kind = kind_of(events, finding)
-                self.done.kinds[kind] += 1
-                if self.done.kinds[kind] <= _OF_A_KIND:
-                    self.done.found.append(Found(draft, window.name, kind, illegal))
+                self._report(draft, kind_of(events, finding))
+
+    def _play(self, draft: Draft) -> bool:
+        """Compare both engines in the recorded order; tell whether they differ."""
+        plain = DiffOptions(
+            self.job.engine.protocol, self.job.engine.file_faults, explore=False
+        )
+        divergence = diff_trace(trace_of(draft), plain).divergence
+        if divergence is None:
+            return False
+        self._report(draft, Kind(RECORDED, "", (divergence.event.event.op,)))
+        return True
+
+    def _report(self, draft: Draft, kind: Kind) -> None:
+        self.done.kinds[kind] += 1
+        if self.done.kinds[kind] <= _OF_A_KIND:
+            self.done.found.append(Found(draft, kind))
 
     def _refuse(self, error: SpfreplayError) -> None:
         what = str(error) if isinstance(error, ModelError) else type(error).__name__

@@ -54,6 +54,7 @@ class FuzzOptions(NamedTuple):
     corpus: Path = Path("corpus")
     first: bool = False  # stop at the first finding
     accept_known: bool = False
+    patience: float = 20.0  # seconds for shrinking a finding
 
     @property
     def engine(self) -> EngineOptions:
@@ -92,7 +93,7 @@ class Progress:
     def counted(self) -> list[Finding]:
         """Return the findings that count: known defects may be accepted."""
         accept = self.options.accept_known
-        return [each for each in self.findings if not (accept and each.race.known)]
+        return [each for each in self.findings if not (accept and each.known)]
 
 
 Look = Callable[[Progress], None]
@@ -137,7 +138,9 @@ class _Campaign:
         self.corpus = Corpus(options.corpus)
         self.state = read_state(options.corpus, options.manner)
         self.progress = Progress(options, self.state, set(self.state.features))
-        self.findings = Findings(options.corpus, _diff_options(options), on_finding)
+        self.findings = Findings(
+            options.corpus, _diff_options(options), options.patience, on_finding, self.stop
+        )
         self.findings.earlier = set(self.state.found)
         self.began = time.monotonic()
         self.before = replace(self.state)

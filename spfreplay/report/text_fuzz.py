@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from spfreplay.fuzz.campaign import Progress
 from spfreplay.fuzz.findings import Finding
+from spfreplay.report.text import divergence
 from spfreplay.report.text_orders import one_race
-from spfreplay.report.words import count
+from spfreplay.report.words import count, switches
 
 
 def status(progress: Progress) -> str:
@@ -26,7 +27,11 @@ def status(progress: Progress) -> str:
 
 def finding(one: Finding) -> str:
     """Return a finding as ``diff`` tells it."""
-    return "\n".join(one_race(one.result, one.race)) + "\n"
+    race, result = one.race, one.result
+    if race is not None:
+        return "\n".join(one_race(result, race)) + "\n"
+    assert result.divergence is not None
+    return "\n".join(divergence(result, result.divergence)) + "\n"
 
 
 def summary(progress: Progress) -> str:
@@ -35,8 +40,8 @@ def summary(progress: Progress) -> str:
 
 
 def _summary(progress: Progress) -> Iterator[str]:
-    known = {one.race.known for one in progress.findings if one.race.known}
-    new = sum(not one.race.known for one in progress.findings)
+    known = {one.known for one in progress.findings if one.known}
+    new = sum(not one.known for one in progress.findings)
     what = [count(len(known), "known defect")] if known else []
     what += [count(new, "new race")] if new else []
     verdict = "DIVERGED" if progress.counted else "MATCH"
@@ -61,16 +66,24 @@ def _summary(progress: Progress) -> Iterator[str]:
     )
     for one in progress.findings:
         yield ""
-        yield f"{one.signature.outcome}: {one.path}"
-        if one.race.known:
-            yield f"  known defect {one.race.known}"
-        yield f"  after {one.seconds:,.1f} s; window {one.race.window}"
+        yield from _listed(one)
     if progress.lost:
         yield ""
         yield f"{count(progress.lost, 'finding')} not shown again by diff: a bug of the tool"
     if progress.interrupted:
         yield ""
         yield "Interrupted: the same command goes on from here."
+
+
+def _listed(one: Finding) -> Iterator[str]:
+    yield f"{one.signature.outcome}: {one.path}"
+    if one.known:
+        yield f"  known defect {one.known}"
+    how = count(one.events, "event")
+    if one.race is not None:
+        how += f", {switches(one.race.switches)}"
+    minimal = ", minimal" if one.minimal else ""
+    yield f"  {how}{minimal}; met after {one.seconds:,.1f} s"
 
 
 def _clock(seconds: float) -> str:
