@@ -47,8 +47,8 @@ class Shows:
             if self.signature.outcome == RECORDED:
                 return True
             return self._in_some_order(draft)
-        except (SpfreplayError, Malformed):
-            return False  # neither engine can play it
+        except (SpfreplayError, Malformed, LookupError):
+            return False  # neither engine can play it, or memory contradicts itself
 
     def switches(self, tables: Tables, events: Sequence[Event], enough: int = 0) -> int | None:
         """Return with how few switches of CPU a trace shows it; None if it does not.
@@ -60,7 +60,7 @@ class Shows:
         try:
             windows = self._windows(Draft(tables, tuple(events)))
             found = plainest_in(windows, self.signature, self.manner, enough)
-        except (SpfreplayError, Malformed):
+        except (SpfreplayError, Malformed, LookupError):
             return None
         return found.witness.switches if found is not None else None
 
