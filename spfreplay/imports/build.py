@@ -81,7 +81,6 @@ class Importer(Converter):
     def _table(self) -> list[Callable[[int, int, Any], None]]:
         table = super()._table() + [self._ignore] * (g.CODES - k.RAW_CODES)
         table[k.RAW_FAULT_KERNEL] = self._fault_kernel
-        table[k.RAW_RSS] = self._rss_at_exec
         table[g.RAW_SOFT] = self._soft
         table[g.RAW_MAPPED] = self._side_mapped
         table[g.RAW_NAMED] = self._side_named
@@ -153,10 +152,8 @@ class Importer(Converter):
 
     # -- records that the recorder has as well ----------------------------------
 
-    def _fault(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
-        if values[0] not in self._tasks and self._known(values[0], ts) is None:
-            return
-        super()._fault(ts, cpu, values)
+    def _stranger(self, tid: int, ts: int) -> Task | None:
+        return self._known(tid, ts)
 
     def _fault_kernel(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
         tid, addr, _, err = values
@@ -167,6 +164,10 @@ class Importer(Converter):
         if (execing or task.tgid in self._execing) and err & c.X86_PF_WRITE:
             self._early.setdefault(task.tgid, []).append(addr)
         super()._fault(ts, cpu, values)
+
+    def _watch_counters(self) -> None:
+        """Look at rss_stat until an execve is over: it is too frequent for always."""
+        self._handlers[k.RAW_RSS] = self._rss_at_exec
 
     def _rss_at_exec(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
         """Take a counter; around an execve it tells how many pages its strings are."""
@@ -183,11 +184,13 @@ class Importer(Converter):
             space.strings = max((size >> 12) - 1 - len(space.written_pages), 0)
         elif task.tgid in self._execing or k.LAST_CLONE_CALL < task.call <= k.LAST_EXEC_CALL:
             self._anon[task.tgid] = size >> 12
+        elif not self._execing and not self._counted:
+            self._handlers[k.RAW_RSS] = self._rss_stat
 
     def _enter(self, ts: int, cpu: int, values: tuple[int, ...]) -> None:
-        if values[0] not in self._tasks and self._known(values[0], ts) is None:
-            return
         super()._enter(ts, cpu, values)
+        if k.LAST_CLONE_CALL < values[1] <= k.LAST_EXEC_CALL:
+            self._watch_counters()
 
     def _exit(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
         super()._exit(ts, cpu, values)
@@ -273,6 +276,7 @@ class Importer(Converter):
             space.strings = max(counted - len(space.written_pages), 0)
         else:
             self._counted[snapshot.pid] = space
+            self._watch_counters()
         self.spaces.append(space)
         self.images.append(_EMPTY)
         found = self.processes.get(snapshot.pid)
@@ -312,6 +316,7 @@ class Importer(Converter):
         self._early.pop(pid, None)
         self._anon.pop(pid, None)
         self._execing.add(pid)
+        self._watch_counters()
         if pid not in self._tasks:
             self._tasks[pid] = Task(pid, pid, None, {})
             self._start_process(pid, 0, "root", ts)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from spfreplay import __version__
+from spfreplay.engines.player import patient_collector
 from spfreplay.errors import TraceError
 from spfreplay.imports.beside import take_from
 from spfreplay.imports.build import Importer
@@ -90,22 +91,9 @@ def recognise(given: Input) -> str:
 
 def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Imported:
     """Make a trace of what a reader found in ``given``."""
-    importer: Importer | None = None
-    records, last = 0, 0
-    for batch in gathered.batches():
-        if importer is None:
-            t0 = next((one[0] for one in batch if one[0] > 0), 0)
-            if t0 == 0:
-                continue  # what was there before, and nothing else yet
-            importer = Importer(gathered, t0, options.pids)
-        _check(given, batch)
-        importer.feed(batch)
-        records += len(batch)
-        last = batch[-1][0]
-    if importer is None:
-        given.refuse(None, "no records")
-    importer.run.end = last
-    cap = importer.finish()
+    with patient_collector():
+        importer, records = _feed(given, gathered, options)
+        cap = importer.finish()
     if not len(importer.rows):
         given.refuse(None, "nothing happened to the memory of any process that was chosen")
     profile = KernelProfile(release=gathered.release or "unknown")
@@ -128,6 +116,28 @@ def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Import
         tables, importer.rows.chunks(importer.run.t0), len(importer.rows), records,
         told(importer), dict(importer.counts),
     )  # fmt: skip
+
+
+def _feed(given: Input, gathered: Gathered, options: ImportOptions) -> tuple[Importer, int]:
+    """Give an importer all records; return it and how many they were."""
+    importer: Importer | None = None
+    records = 0
+    before: list[RawRecord] = []
+    for batch in gathered.batches():
+        if importer is None:
+            batch = before + batch
+            t0 = next((one[0] for one in batch if one[0] > 0), 0)
+            if t0 == 0:
+                before = batch  # what was there before, and nothing else yet
+                continue
+            importer = Importer(gathered, t0, options.pids)
+        _check(given, batch)
+        importer.feed(batch)
+        records += len(batch)
+        importer.run.end = batch[-1][0]
+    if importer is None:
+        given.refuse(None, "no records")
+    return importer, records
 
 
 def _check(given: Input, batch: list[RawRecord]) -> None:

@@ -43,6 +43,7 @@ _MEMBERS: Final = {
     b"MM_SWAPENTS": c.MM_SWAPENTS,
     b"MM_SHMEMPAGES": c.MM_SHMEMPAGES,
 }
+_TYPES: Final = {b"type=" + name: member for name, member in _MEMBERS.items()}
 _TOP: Final = 1 << 63
 _ALL: Final = 1 << 64
 #: exit_mmap is printed with the address of its maple tree: so far into mm_struct.
@@ -107,6 +108,14 @@ def _found(pattern: re.Pattern[bytes], text: bytes) -> re.Match[bytes]:
 
 
 def _rss(tid: int, text: bytes) -> tuple[Any, ...]:
+    try:
+        mm, current, kind, pages = text.split()
+        return tid, int(mm[6:]), int(current[5:]), _TYPES[kind], int(pages[5:-1])
+    except (ValueError, KeyError):
+        return _rss_of_any_kernel(tid, text)
+
+
+def _rss_of_any_kernel(tid: int, text: bytes) -> tuple[Any, ...]:
     mm_id, curr, member, number, size = _found(_RSS, text).groups()
     which = _MEMBERS[member] if member is not None else int(number)
     if which > c.MM_SHMEMPAGES:

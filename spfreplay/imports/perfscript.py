@@ -83,6 +83,13 @@ def _soft_parser(which: int) -> Parse:
     """Return a parser of ``address ip``; an address that is not printed is -1."""
 
     def parse(tid: int, text: bytes) -> tuple[Any, ...]:
+        try:
+            addr, ip = text.split()
+            return tid, int(addr, 16), _low(int(ip, 16)), which
+        except ValueError:
+            return other(tid, text)
+
+    def other(tid: int, text: bytes) -> tuple[Any, ...]:
         words = text.split(None, 2)[:2]
         if len(words) == 2 and all(map(_HEX.fullmatch, words)):
             return tid, int(words[0], 16), _low(int(words[1], 16)), which

@@ -89,10 +89,12 @@ class CallWriter:
         assert mm is not None
         written = task.call_written
         released = task.call_released.get(written[0], 0) if written else 0
+        a0, a1, a2, a3, a4, a5 = values
         mm.last_t = max(mm.last_t, ts)
         return self._rows.emit(
             task.call_rss or released or ts, task.call_enter, ts, task.call_cpu, task.tid,
-            mm.id, op, flags, *values, ret, task.call_file, task.call_anon, task.call_shmem,
+            mm.id, op, flags, a0, a1, a2, a3, a4, a5, ret,
+            task.call_file, task.call_anon, task.call_shmem,
         )  # fmt: skip
 
     @staticmethod

@@ -111,9 +111,8 @@ class Converter:
 
     def _fault(self, ts: int, cpu: int, values: tuple[int, int, int, int]) -> None:
         tid, addr, ip, err = values
-        task = self._tasks.get(tid)
+        task = self._tasks.get(tid) or self._stranger(tid, ts)
         if task is None:
-            self.counts["records of unknown tasks"] += 1
             return
         if task.fault:
             again = (
@@ -125,6 +124,11 @@ class Converter:
         if addr < 0 or addr >= _USER_END:
             return
         task.open_fault(ts, cpu, addr, ip, err)
+
+    def _stranger(self, tid: int, ts: int) -> Task | None:
+        """Take a task of which nothing was known; None if it is not to be followed."""
+        self.counts["records of unknown tasks"] += 1
+        return None
 
     def _signal(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
         task = self._tasks.get(values[0])
@@ -251,7 +255,7 @@ class Converter:
     # -- system calls --------------------------------------------------------
 
     def _enter(self, ts: int, cpu: int, values: tuple[int, ...]) -> None:
-        task = self._tasks.get(values[0])
+        task = self._tasks.get(values[0]) or self._stranger(values[0], ts)
         if task is None:
             return
         if task.fault:
