@@ -6,9 +6,10 @@ STAMP  := $(VENV)/.installed
 TYPING := $(VENV)/typing/spfreplay_reference
 DEMO   ?= traces/recorded/cstress.bin
 ORACLE ?= 60
+STEPS  ?= 60000000
 CANNOT := { [ $$? = 5 ] && echo 'SKIPPED: oracle: no operation was compared'; }
 
-.PHONY: help demo test check slow live oracle bench clean
+.PHONY: help demo test check slow live traces oracle bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -40,6 +41,9 @@ slow: $(STAMP)  ## the tests that take minutes, and those against the running ke
 live: $(STAMP)  ## only what the running kernel judges: its tests, then random programs
 	@$(BIN)/pytest -m live
 	@$(MAKE) --no-print-directory oracle
+
+traces: $(STAMP)  ## every shipped trace against what it states
+	@$(BIN)/spfreplay diff --ci --quiet --budget $(STEPS) traces
 
 # As root the same number of programs runs as nobody, too.  Says so where it cannot judge.
 oracle: $(STAMP)  ## random programs on this kernel, how many operations were compared

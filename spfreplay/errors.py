@@ -12,6 +12,8 @@ EXIT_UNDECIDED: Final = 4
 EXIT_CANNOT: Final = 5
 EXIT_INTERNAL: Final = 70
 EXIT_INTERRUPTED: Final = 130
+#: what git bisect run takes for "this commit cannot be judged"
+EXIT_SKIP: Final = 125
 
 
 class SpfreplayError(Exception):

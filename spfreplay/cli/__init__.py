@@ -14,7 +14,13 @@ from typing import Any, Final
 
 import click
 
-from spfreplay.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, SpfreplayError
+from spfreplay.errors import (
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_SKIP,
+    EXIT_USAGE,
+    SpfreplayError,
+)
 
 #: verb -> where it lives, and what the list of verbs says about it
 VERBS: Final = {
@@ -105,6 +111,17 @@ def spfreplay() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    code = _run(arguments)
+    if "--bisect" in _given(arguments) and code in (EXIT_USAGE, EXIT_INTERNAL):
+        return EXIT_SKIP  # a commit that lacks an option, or does not run, is not a bad one
+    return code
+
+
+def _given(arguments: list[str] | None) -> list[str]:
+    return sys.argv[1:] if arguments is None else arguments
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = spfreplay.main(arguments, prog_name="spfreplay", standalone_mode=False)
     except click.ClickException as error:
@@ -122,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def failed(error: Exception, arguments: list[str] | None = None) -> int:
     """Say in one line what went wrong; return the exit code."""
-    if {"-v", "--verbose"} & set(sys.argv[1:] if arguments is None else arguments):
+    if {"-v", "--verbose"} & set(_given(arguments)):
         traceback.print_exception(error)
     if isinstance(error, SpfreplayError):
         complain(str(error))

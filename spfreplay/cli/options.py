@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from spfreplay.errors import CannotError
+from spfreplay.errors import EXIT_SKIP, CannotError
 from spfreplay.output import write_text
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,7 +46,9 @@ def writing(command: F) -> F:
     """Add ``--format``, ``-o`` and ``--bisect``."""
     for option in (
         click.option(
-            "--bisect", is_flag=True, help="Exit 125 for 3, 4 and 5, as git bisect run wants."
+            "--bisect",
+            is_flag=True,
+            help="Exit 125 for all but 0, 1 and 130, as git bisect run wants.",
         ),
         click.option(
             "-o",
@@ -102,7 +104,7 @@ def sayable(text: str) -> str:
 def exit_code(codes: list[int], bisect: bool = False) -> int:
     """Return the exit code of several traces."""
     code = next((code for code in EXIT_ORDER if code in codes), 0)
-    return 125 if bisect and code in (3, 4, 5) else code
+    return EXIT_SKIP if bisect and code in (3, 4, 5) else code
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
