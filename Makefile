@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+MUTANT := $(VENV)/.mutation
 TYPING := $(VENV)/typing/spfreplay_reference
 DEMO   ?= traces/recorded/cstress.bin
 ORACLE ?= 60
 STEPS  ?= 60000000
+# of the mutants: every SHARE-th that is not listed as a survivor; 1: all of them
+SHARE  ?= 1
 CANNOT := { [ $$? = 5 ] && echo 'SKIPPED: oracle: no operation was compared'; }
 
-.PHONY: help demo test check slow live traces oracle bench clean
+.PHONY: help demo test check slow live traces oracle mutation bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -18,6 +21,10 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spfreplay needs Python 3.11 or newer (make PYTHON=...)")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(MUTANT): $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,mutation]'
 	@touch $@
 
 # mypy follows no editable-install hooks: show it the import name of reference/.
@@ -35,7 +42,7 @@ check: $(STAMP) $(TYPING)  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-slow: $(STAMP)  ## the tests that take minutes, and those against the running kernel
+slow: $(STAMP) $(MUTANT)  ## the tests that take minutes, and those against the running kernel
 	@$(BIN)/pytest -m 'slow or live'
 
 live: $(STAMP)  ## only what the running kernel judges: its tests, then random programs
@@ -50,6 +57,9 @@ oracle: $(STAMP)  ## random programs on this kernel, how many operations were co
 	@$(BIN)/spfreplay oracle --quiet --programs $(ORACLE) || $(CANNOT)
 	@if [ $$(id -u) = 0 ]; then \
 	    $(BIN)/spfreplay oracle --quiet --programs $(ORACLE) --unprivileged || $(CANNOT); fi
+
+mutation: $(MUTANT)  ## change the protocol line by line: does a test notice? (hours)
+	@nice -n 10 $(BIN)/python tests/mutation/mutation_run.py --share $(SHARE)
 
 bench: $(STAMP)  ## print what things cost, as ratios of one run
 	@$(BIN)/pytest -m bench -s

@@ -65,7 +65,7 @@ ADDRESS = BASE + PAGE_NR * PAGE
 STALE = "left by an older fault"
 
 
-@pytest.fixture(params=["straight", "window"])
+@pytest.fixture(params=["window", "straight"], scope="module")  # one form after the other
 def form(request):
     return request.param
 
