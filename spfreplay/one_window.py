@@ -30,6 +30,7 @@ from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Event, Tables
 from spfreplay.window_told import Explained, OneWindow, OutcomeTold, Replayed
 from spfreplay.windows import cut
+from spfreplay_reference.contract import OP_EXEC, OP_FORK
 
 _NAME: Final = re.compile(r"(0|[1-9][0-9]{0,8})(?:\.([1-9][0-9]{0,8}))?")
 
@@ -115,6 +116,8 @@ def extract_window(
     :raises NotExplored: with the reason why it cannot be cut out
     """
     part, case = find(trace, name, options or WindowOptions())
+    if not {*case.prelude.op} <= {OP_EXEC, OP_FORK}:
+        raise NotExplored(f"{trace.path}: window {name}: it needs all that comes before it")
     source = {"sha256": trace.sha256, "window": name, "events": list(part.members)}
     return extracted(case, source)
 

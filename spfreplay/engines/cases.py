@@ -15,6 +15,7 @@ from spfreplay.engines.case import CannotCut, Case
 from spfreplay.engines.cut_out import case_of, relevant
 from spfreplay.engines.player import EngineOptions, Player, make_engine, patient_collector
 from spfreplay.engines.slide import components, slide
+from spfreplay.engines.window import Operation, Window
 from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Columns, Event
@@ -51,6 +52,9 @@ class Part:
 
 _UNNAMED: Final = WindowName(-1)
 
+#: events of a trace that is played from its beginning for one window
+SHORT: Final = 256
+
 
 class _Reader:
     """The chunks of a trace, as far ahead as somebody asks for."""
@@ -71,6 +75,11 @@ class _Reader:
         if columns is not None:
             self._held.append(columns)
         return columns is not None
+
+    @property
+    def at_the_beginning(self) -> bool:
+        """Can the first event of the trace still be had?"""
+        return bool(self._held) and not self._held[0].first
 
     def event(self, number: int) -> Event:
         """Return an event of the chunk at hand, or of a later one."""
@@ -170,6 +179,24 @@ def _parts(
         try:
             case = case_of(kernel, trace.tables, some)
         except CannotCut as reason:
-            yield Part(_UNNAMED, members, None, str(reason))
+            begun = _from_the_beginning(trace, reader, some)
+            yield Part(_UNNAMED, members, begun, "" if begun is not None else str(reason))
         else:
             yield Part(_UNNAMED, members, case)
+
+
+def _from_the_beginning(
+    trace: Trace, reader: _Reader, operations: Sequence[Operation]
+) -> Case | None:
+    """Return a window that cannot be cut out, with all of a short trace that comes before.
+
+    None if the trace is not short, or others of its events lie between.
+    """
+    members = [each.stamp for each in operations]
+    first, last = min(members), max(members)
+    if last >= SHORT or last - first >= len(members) or not reader.at_the_beginning:
+        return None
+    prelude = Columns(0)
+    for number in range(first):
+        prelude.append(reader.event(number))
+    return Case(trace.tables, prelude, Window(operations))

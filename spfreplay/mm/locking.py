@@ -121,7 +121,9 @@ class RwLock:
         self.readers -= 1
 
     def downgrade(self, task: Task) -> None:
-        self.write_unlock(task)
+        if self.writer is not task:
+            raise LockError(f"{task} downgrades a write lock that {self.writer} holds")
+        self.writer = None
         self.readers = 1
 
 

@@ -120,6 +120,9 @@ class Hunt:
                 todo.append(window)
             else:
                 self.untouched += 1
+        if not trace.costly:
+            for reason in trace.left_out:
+                self.why[f"{trace.path}: not explored: {reason}"] = None
         if serial and not trace.diverges and self._recorded_order(trace):
             return
         if todo:
@@ -155,7 +158,7 @@ class Hunt:
 
     def _explore(self, trace: SurveyedTrace, todo: Sequence[SurveyedWindow]) -> None:
         try:
-            parts = parts_of(trace.path, self.mutant.name, self.settings)
+            parts = parts_of(trace.path, self.mutant.name, self.settings).explored
         except BEYOND as error:
             self._lost(trace, error)
             return
@@ -172,6 +175,9 @@ class Hunt:
         """Explore a window until it shows what the base does not."""
         settings = self.settings
         if not window.complete and window.seen:
+            if trace.costly:
+                self.sampled += 1
+                return
             self.why[f"{trace.path}: what the base itself shows is not known completely"] = None
             return
         engine = settings.engine(self.mutant.name)

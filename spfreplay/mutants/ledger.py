@@ -94,6 +94,7 @@ def _survey_of(values: dict[str, Any]) -> SurveyedTrace:
         )
         for one in values["windows"]
     ]
+    serial, left_out = frozenset(values["serial"]), tuple(values["left_out"])
     return SurveyedTrace(
-        **{**values, "serial": frozenset(values["serial"]), "windows": tuple(windows)}
+        **{**values, "serial": serial, "windows": tuple(windows), "left_out": left_out}
     )

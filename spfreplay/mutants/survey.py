@@ -18,6 +18,7 @@ from spfreplay.engines import EngineOptions, Player, make_engine
 from spfreplay.engines.case import Case
 from spfreplay.engines.cases import Part, cases
 from spfreplay.engines.law import Law
+from spfreplay.engines.slide import slide
 from spfreplay.engines.subject import MemoryWindow, Result
 from spfreplay.explore import Budget, Exploration, explore
 from spfreplay.mutants.corpus import is_costly
@@ -69,7 +70,6 @@ class SurveyedWindow:
     :param entered: functions that it enters; if it was not searched completely, all
         that it could enter.
     :param seen: what the base shows, as :func:`keys_of` says it.
-    :param why: it was not explored.
     """
 
     name: str
@@ -80,7 +80,6 @@ class SurveyedWindow:
     executions: int = 0
     entered: frozenset[str] = frozenset()
     seen: frozenset[str] = frozenset()
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +89,7 @@ class SurveyedTrace:
     :param serial: functions entered by its events one after the other.
     :param diverges: the recorded order of the base differs from the locked kernel.
     :param costly: it may catch, but is not searched completely.
+    :param left_out: why windows are not explored at all.
     """
 
     path: str
@@ -99,7 +99,7 @@ class SurveyedTrace:
     diverges: bool
     costly: bool
     windows: tuple[SurveyedWindow, ...]
-    error: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class Opened(NamedTuple):
@@ -116,16 +116,30 @@ def opened(path: str, skew: int) -> Opened:
     return Opened(trace, cut(trace, skew)[1])
 
 
-def parts_of(path: str, protocol: str, settings: Settings) -> list[tuple[Part, str, Case]]:
-    """Return the windows of a trace that can be explored: (part, key, case)."""
+class Parts(NamedTuple):
+    """The windows of a trace that can be explored, and why others cannot."""
+
+    explored: list[tuple[Part, str, Case]]  # part, key, case
+    left_out: tuple[str, ...]
+
+
+def parts_of(path: str, protocol: str, settings: Settings) -> Parts:
+    """Return the windows of a trace, under one protocol."""
     trace, windows = opened(path, settings.skew)
     engine = settings.engine(protocol)
     found = []
+    left_out: dict[str, None] = {}
+    if sum(len(slide(window)) for window in windows) > MOST_GROUPS:
+        left_out["too many groups of events in wide windows"] = None
     for part in cases(trace, windows, engine, skew=settings.skew, most=MOST_GROUPS):
-        if part.case is not None:
-            case, key = renamed(part.case)
-            found.append((part, sha256(repr(key).encode()).hexdigest(), case))
-    return found
+        if not part.whole:
+            left_out["windows too wide to be explored whole"] = None
+        if part.case is None:
+            left_out[part.why] = None
+            continue
+        case, key = renamed(part.case)
+        found.append((part, sha256(repr(key).encode()).hexdigest(), case))
+    return Parts(found, tuple(left_out))
 
 
 def survey(path: str, base: str, settings: Settings) -> SurveyedTrace:
@@ -146,7 +160,7 @@ def survey(path: str, base: str, settings: Settings) -> SurveyedTrace:
     diverges = diff_trace(trace, how, path=path).verdict == DIVERGED
     found: list[SurveyedWindow] = []
     known: set[str] = set()
-    parts = parts_of(path, base, settings) if windows else []
+    parts, left_out = parts_of(path, base, settings) if windows else Parts([], ())
     for part, key, case in parts:
         if key not in known:
             known.add(key)
@@ -160,6 +174,7 @@ def survey(path: str, base: str, settings: Settings) -> SurveyedTrace:
         diverges,
         costly,
         tuple(found),
+        left_out,
     )
 
 

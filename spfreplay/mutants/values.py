@@ -129,11 +129,12 @@ def row_of(values: dict[str, Any]) -> Row:
 #: outcome -> which oracle notices it
 ORACLES: Final = {
     **dict.fromkeys(("UAF_PT", "UAF_VMA", "UAF_ANON", "UAF_OBJ", "UAF_PAGE"), "access"),
-    **dict.fromkeys(("WILD_PT", "WILD_SWAP", "KERNEL_BUG"), "access"),
+    **dict.fromkeys(("WILD_PT", "WILD_SWAP"), "access"),
     **dict.fromkeys(("LOCK_IMBALANCE", "DEADLOCK"), "locks"),
     "LIVELOCK": "progress",
     "STALE_TLB": "TLB",
     "STATE": "history",
+    "KERNEL_BUG": "kernel",  # one of its own
 }
 
 

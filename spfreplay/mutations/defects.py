@@ -61,6 +61,11 @@ DEFECTS: Final = (
         id_="W18",
         note="Android 5.10 has none; see the pair with M12",
     ),
+    _back(
+        "fix-stack-write-lock",
+        kill("WRONG_INDEX"),
+        note="4.17's own race: no speculation has a part in it",
+    ),
     Patch(
         "M34v",
         "handle_pte_fault() of v11 does not look for a PMD that is none",

@@ -182,6 +182,40 @@ STACK_SECTION: Final = Patch(
     note="under mmap_sem for read, but the anon_vma lock lets one grow after the other",
 )  # fmt: skip
 
+STACK_WRITE_LOCK: Final = Patch(
+    "fix-stack-write-lock",
+    "a stack grows under mmap_sem for write",
+    FIX,
+    (
+        hunk("fault", "do_classic_fault", """
+         if vm_flags & VM_GROWSDOWN:
+-            grown = yield from expand_stack(task, vma, address)
++            yield UNLOCK, mm, MMAP_SEM
++            mm.mmap_sem.read_unlock(task)
++            yield LOCK, mm, MMAP_SEM
++            mm.mmap_sem.write_lock(task)
++            vma = yield from find_vma(task, mm, address)
++            if vma is not None:
++                yield READ, vma, VM_START
++                start = vma.vm_start
++                yield READ, vma, VM_FLAGS
++                vm_flags = vma.vm_flags
++                if start <= address:
++                    grown = 0
++                elif vm_flags & VM_GROWSDOWN:
++                    grown = yield from expand_stack(task, vma, address)
++            yield UNLOCK, mm, MMAP_SEM
++            mm.mmap_sem.downgrade(task)
+         if grown:
+"""),
+    ),
+    source="8d7071af8907, mm: always expand the stack with the mmap write lock held",
+    twin="pvl23-stack-expand-read-lock",
+    features=("GROW",),
+    note="4.17 itself has this race: two classic faults, one of which moves vm_start, then"
+    " vm_pgoff, while the other computes an index of both",
+)  # fmt: skip
+
 FIXES_OF_WRITERS: Final = (
     FORK_SECTIONS,
     SHARED_DONTNEED,
@@ -189,4 +223,5 @@ FIXES_OF_WRITERS: Final = (
     SHARED_NUMA,
     MREMAP_SOURCE,
     STACK_SECTION,
+    STACK_WRITE_LOCK,
 )

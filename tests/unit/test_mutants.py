@@ -98,7 +98,7 @@ def test_a_defect_put_back_changes_what_its_fix_changed():
 def test_what_is_entered_could_be_entered(stem):
     (window,) = survey(*litmus(stem), "spf-fixed", SETTINGS).windows
     found = hunting.parts_of(*litmus(stem), "spf-fixed", SETTINGS)
-    operations = {op for _, _, case in found for op in operations_of(case)}
+    operations = {op for _, _, case in found.explored for op in operations_of(case)}
     assert window.complete
     assert window.entered <= reachable_functions("spf-fixed", operations)
     assert {"get_vma", "spf_check_vma"} <= window.entered
