@@ -37,6 +37,8 @@ PR_SET_PDEATHSIG = 1
 
 #: modules that others import: what was imported before the fork does not hold the mutant
 IMPORTED = ("spf_reasons", "locking", "mm_rb")
+#: mutants of several modules at once
+TOGETHER = "together"
 
 LITMUS = "tests/conformance/test_litmus.py"
 EXACT = "tests/unit/test_mm_spf_exact.py"
@@ -102,7 +104,8 @@ class Watch:
 def run_stages(module: str, out: int) -> None:
     """Run the stages for a mutant of ``module``; write the verdict to ``out``."""
     watch = Watch(out)
-    for stage in ((CLOSEST[module],), *STAGES):
+    closest = sorted({CLOSEST.get(module, path) for path in CLOSEST.values()})
+    for stage in (closest, *STAGES):
         code = pytest.main([*QUIET, *stage], plugins=[watch])
         if code:
             watch.tell(f"broken: {' '.join(stage)}: pytest ends with {code!r}")
@@ -125,7 +128,7 @@ class Judges:
 
     def judge(self, module: str) -> str:
         """Return the verdict on what the tree holds now, a mutant of ``module``."""
-        if module in IMPORTED:
+        if module in (*IMPORTED, TOGETHER):
             return verdict(module)
         os.write(self._ask, f"{module}\n".encode())
         said = b""

@@ -22,7 +22,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from fcntl import LOCK_EX, LOCK_NB, flock
 from hashlib import sha256
@@ -31,7 +32,7 @@ from pathlib import Path
 import mutation_survivors
 from mutation_judge import Judges
 from mutation_scope import MODULES
-from mutation_tool import Mutant, judge, mutants_of, session, verdicts
+from mutation_tool import Mutant, judge, judge_together, mutants_of, session, verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "mutation"
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace, listed: dict[str, str], path: Path) -> int:
         pending = [each for each in chosen if each.item.job_id not in known]
         try:
             if pending:
-                judge_all(database, pending, options)
+                judge_all(database, pending, options, listed)
         finally:
             known = verdicts(database)
             found = {
@@ -145,8 +146,10 @@ def commit_number() -> int:
     return int(head.stdout or "0", 16)
 
 
-def judge_all(database, pending: list[Mutant], options: argparse.Namespace) -> None:
-    """Judge mutants one after the other, and say so.
+def judge_all(
+    database, pending: list[Mutant], options: argparse.Namespace, listed: dict[str, str]
+) -> None:
+    """Judge mutants one after the other, and say so; those listed as equivalent together.
 
     :raises RuntimeError: where the judge came to no verdict, or the source itself does not
         survive: nothing could then be said of a mutant.
@@ -156,18 +159,51 @@ def judge_all(database, pending: list[Mutant], options: argparse.Namespace) -> N
         said = "survived" if options.trust else judges.judge("spf")
         if said != "survived":
             raise RuntimeError(f"the source itself: {said}")
-        for number, mutant in enumerate(pending, 1):
+        single = judge_equivalent(database, pending, listed, judges)
+        for number, mutant in enumerate(single, 1):
             if time.monotonic() > end:
-                print(f"out of time: {len(pending) - number + 1} mutants are not judged")
+                print(f"out of time: {len(single) - number + 1} mutants are not judged")
                 return
             started = time.monotonic()
             said = judge(database, mutant, judges.judge)
             took = time.monotonic() - started
-            print(
-                f"{number}/{len(pending)} {took:.1f} s {mutant.name}\n    {said[:200]}",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"{number}/{len(single)} {took:.1f} s {mutant.name}\n    {said[:200]}")
+
+
+def judge_equivalent(
+    database, pending: list[Mutant], listed: dict[str, str], judges: Judges
+) -> list[Mutant]:
+    """Judge those listed as equivalent in groups; return all that are still to be judged.
+
+    Changes that nobody can tell from the original cannot be told together either; and
+    each that survives would cost all of the tests.
+    """
+    single = [each for each in pending if "equivalent" not in listed.get(str(each.name), "")]
+    for group in groups(each for each in pending if each not in single):
+        said = judge_together(database, group, judges.judge)
+        say(f"{len(group)} listed as equivalent, together: {said[:200]}")
+        if said != "survived":
+            single += group
+    return single
+
+
+def groups(mutants: Iterable[Mutant]) -> list[list[Mutant]]:
+    """Divide mutants into as few groups as can be, none with two of one line."""
+    found: list[list[Mutant]] = []
+    met: Counter[tuple] = Counter()
+    for mutant in mutants:
+        name = mutant.name
+        line = (name.module, name.function, name.before, name.nth)
+        if met[line] == len(found):
+            found.append([])
+        found[met[line]].append(mutant)
+        met[line] += 1
+    return found
+
+
+def say(text: str) -> None:
+    """Tell how far the run is."""
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

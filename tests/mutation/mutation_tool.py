@@ -9,7 +9,7 @@ tool's own never drop a statement, and a lock protocol is all about those.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from cosmic_ray import plugins
 from cosmic_ray.commands import init as create
 from cosmic_ray.mutating import mutate_code, use_mutation
 from cosmic_ray.operators.operator import Example, Operator
+from cosmic_ray.util import restore_contents
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import (
     MutationSpec,
@@ -26,7 +27,15 @@ from cosmic_ray.work_item import (
     WorkItem,
     WorkResult,
 )
+from mutation_judge import TOGETHER
 from mutation_scope import MODULES, Name, is_left_out, left_out, name_of
+
+#: what the judge may say first
+OUTCOMES = {
+    "survived": TestOutcome.SURVIVED,
+    "caught": TestOutcome.KILLED,
+    "time": TestOutcome.KILLED,
+}
 
 
 class DropStatement(Operator):
@@ -136,11 +145,49 @@ def judge(database: WorkDB, mutant: Mutant, ask: Callable[[str], str]) -> str:
     operator = plugins.get_operator(spec.operator_name)()
     with use_mutation(spec.module_path, operator, spec.occurrence):
         said = ask(mutant.name.module)
-    outcomes = {"survived": TestOutcome.SURVIVED, "caught": TestOutcome.KILLED}
-    outcomes["time"] = TestOutcome.KILLED
-    word = said.partition(":")[0]
-    if word not in outcomes:
+    if said.partition(":")[0] not in OUTCOMES:
         raise RuntimeError(f"{mutant.name}: {said}")
-    result = WorkResult(WorkerOutcome.NORMAL, said, outcomes[word], str(mutant.name))
-    database.set_result(mutant.item.job_id, result)
+    note(database, mutant, said)
     return said
+
+
+def judge_together(database: WorkDB, mutants: list[Mutant], ask: Callable[[str], str]) -> str:
+    """Put mutants of different lines into their files, and ask for one verdict on all.
+
+    Noted is only that they survive: who is caught has to be found one by one.
+
+    :raises RuntimeError: if the answer is no verdict.
+    """
+    with ExitStack() as stack:
+        for path, changes in changed_files(mutants).items():
+            stack.enter_context(restore_contents(path))
+            path.write_text(changes)
+        said = ask(TOGETHER)
+    if said.partition(":")[0] not in OUTCOMES:
+        raise RuntimeError(f"{len(mutants)} mutants together: {said}")
+    if said == "survived":
+        for mutant in mutants:
+            note(database, mutant, f"survived: together with {len(mutants) - 1} others")
+    return said
+
+
+def changed_files(mutants: list[Mutant]) -> dict[Path, str]:
+    """Return the texts of the files with all of ``mutants`` in them.
+
+    From the last to the first: what stands behind a place does not change which
+    occurrence it is.
+    """
+    texts: dict[Path, str] = {}
+    for mutant in sorted(mutants, key=lambda each: each.spec.start_pos, reverse=True):
+        spec = mutant.spec
+        operator = plugins.get_operator(spec.operator_name)()
+        text = texts.get(spec.module_path) or spec.module_path.read_text()
+        texts[spec.module_path] = mutate_code(text, operator, spec.occurrence)
+    return texts
+
+
+def note(database: WorkDB, mutant: Mutant, said: str) -> None:
+    """Write the verdict on a mutant into the session."""
+    outcome = OUTCOMES[said.partition(":")[0]]
+    result = WorkResult(WorkerOutcome.NORMAL, said, outcome, str(mutant.name))
+    database.set_result(mutant.item.job_id, result)

@@ -130,3 +130,26 @@ def test_an_interrupted_run_leaves_the_source_as_it_was(checkout):
     assert "mutants judged" in out
     assert sources(checkout) == before
     assert not (checkout / "build/mutation/tree").exists()
+
+
+def test_mutants_of_different_lines_go_into_the_files_together(checkout, tmp_path, monkeypatch):
+    import mutation_run
+    import mutation_tool
+
+    monkeypatch.chdir(checkout)
+    with mutation_tool.session(tmp_path / "session.sqlite") as database:
+        mutants = mutation_tool.mutants_of(database, ("spf_lock", "locking"))
+    groups = mutation_run.groups(mutants)
+    assert sorted(str(each.name) for group in groups for each in group) == sorted(
+        str(each.name) for each in mutants
+    )
+    for group in groups:
+        expected = []
+        for path, text in mutation_tool.changed_files(group).items():
+            old, new = path.read_text().splitlines(), text.splitlines()
+            changed = [n for n, line in enumerate(old) if line != new[n]]
+            expected += [(path.stem, " ".join(old[n].split()), " ".join(new[n].split()))
+                         for n in changed]  # fmt: skip
+        assert sorted(expected) == sorted(
+            (each.name.module, each.name.before, each.name.after) for each in group
+        )

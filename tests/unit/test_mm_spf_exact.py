@@ -138,7 +138,8 @@ OPS = {
     "file": VmOperations("file", fault=True, map_pages=True, page_mkwrite=True),
     "device": VmOperations("device", fault=True, map_pages=False, page_mkwrite=False),
 }
-POLICIES = (None, Policy(c.MPOL_BIND), Policy(c.MPOL_INTERLEAVE))
+#: every mode up to MPOL_WEIGHTED_INTERLEAVE, which is younger than the series
+POLICIES = (None, *(Policy(mode) for mode in range(7)))
 RIGHTS = c.VM_READ | c.VM_WRITE | c.VM_EXEC
 
 
