@@ -1,7 +1,7 @@
 """Many diffs: of several traces, under several protocols.
 
-Many tasks go to the workers as they are, the longest first; few go one after
-the other, and each explores its windows with all workers.  What a task comes
+Many tasks go to the workers as they are; few go one after the other, and each
+explores its windows with all workers.  What a task comes
 to depends on neither.
 """
 
@@ -133,10 +133,13 @@ def perform_all(
     """
     from spfreplay.executors import as_done, executor
 
-    longest_first = sorted(tasks, key=lambda task: -_size(task.path))
+    # The longest first, so that none runs alone at the end; where time is short the
+    # shortest, which leave most of their part to the others.
+    longest_first = clock.seconds is None
+    ordered = sorted(tasks, key=lambda task: _size(task.path), reverse=longest_first)
     try:
         with executor(clock.jobs) as pool:
-            for _, each in as_done(pool, perform, timed(longest_first, clock, done)):
+            for _, each in as_done(pool, perform, timed(ordered, clock, done)):
                 done(each)
     except KeyboardInterrupt:
         return False

@@ -59,8 +59,8 @@ def _summary(run: CheckRun) -> Iterator[str]:
     """Say in a few lines how the run ended."""
     statuses = Counter(item.status for item in run.items)
     others = [f"{number} {status}" for status, number in statuses.items() if status != "passed"]
-    word = "FAILED" if statuses["failed"] else "NOT OK" if others else "OK"
     ended = ["interrupted"] if run.interrupted else []
+    word = "FAILED" if statuses["failed"] else "NOT OK" if others or ended else "OK"
     line = f"{statuses['passed']} of {count(len(run.items), 'check')} passed"
     yield from _filled(f"{word}: {'; '.join([line, *others, *ended])}")
     for protocol in dict.fromkeys(item.protocol for item in run.items):
