@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from spfreplay.errors import EXIT_INTERRUPTED, CannotError, SpfreplayError
+from spfreplay.record.methods import LOSSES, METHODS, TRACEFS, choose
+
+if TYPE_CHECKING:
+    from spfreplay.record.recorder import Recording, RecordOptions
 
 
 @click.command(
@@ -52,6 +58,14 @@ from spfreplay.errors import EXIT_INTERRUPTED, CannotError, SpfreplayError
     metavar="KIB",
     help="Ring buffer of each CPU.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(("auto", *METHODS)),
+    default="auto",
+    show_default=True,
+    help="How to record: tracefs (root), perf (CAP_PERFMON), calls (anybody). "
+    "What it loses is said before the program runs.",
+)
 @click.option("--note", default="", help="A remark that is kept in the trace.")
 @click.option(
     "--print-perf-command",
@@ -68,6 +82,7 @@ def record(
     follow_threads: bool,
     light: bool,
     buffer_size: int,
+    method: str,
     note: str,
     print_perf_command: bool,
     quiet: bool,
@@ -75,8 +90,9 @@ def record(
 ) -> None:
     """Record COMMAND with its page faults, memory calls and page tables.
 
-    Needs root and tracefs.  Put -- before the command.  The program's own exit
-    code is reported on stderr; the recorder exits 0 when the trace is written.
+    As root by tracefs; others record less, by perf and ptrace.  Put -- before the
+    command.  The program's own exit code is reported on stderr; the recorder exits
+    0 when the trace is written.
     """
     if print_perf_command:
         _print_perf(command)
@@ -84,7 +100,6 @@ def record(
     if not command:
         raise click.UsageError("Missing argument 'COMMAND...'.")
     from spfreplay.record.recorder import RecordOptions
-    from spfreplay.record.recorder import record as run
 
     def say(text: str) -> None:
         if not quiet:
@@ -101,7 +116,10 @@ def record(
     )
     try:
         _check_writable(output)
-        recording = run(command, options, say)
+        how = choose() if method == "auto" else method
+        if LOSSES[how]:
+            click.echo(f"spfreplay: {LOSSES[how]}", err=True)
+        recording = _by(how, command, options, say)
         from spfreplay.record.output import write_recording
 
         size = write_recording(recording, output)
@@ -125,6 +143,24 @@ def record(
     )
     if recording.interrupted:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _by(
+    method: str,
+    command: tuple[str, ...],
+    options: RecordOptions,
+    say: Callable[[str], None],
+) -> Recording:
+    """Record by one of the methods."""
+    if method == TRACEFS:
+        from spfreplay.record.recorder import record as run
+
+        return run(command, options, say)
+    if options.pin_page_cache or not options.detail:
+        raise CannotError(f"record: --pin-page-cache and --light need tracefs, not {method}")
+    from spfreplay.record.byperf import record_by_perf
+
+    return record_by_perf(method, command, options, say)
 
 
 def _print_perf(command: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from spfreplay.imports import gathered as g
 from spfreplay.imports.files import ImportedFiles
 from spfreplay.imports.gathered import Gathered
-from spfreplay.imports.infer import drop_spaces, fill_spaces, guess_codes
+from spfreplay.imports.infer import Text, drop_spaces, fill_spaces, guess_codes
 from spfreplay.imports.spaces import Overlay, Space, with_flags
 from spfreplay.record import catalog as k
 from spfreplay.record.convert import Converter
@@ -42,13 +42,22 @@ class Importer(Converter):
     """Feed it the batches of a :class:`Gathered`, then take the tables.
 
     :param pids: only these processes and what they fork; empty = all.
+    :param run: of a program that ran here, with its snapshots; None = elsewhere.
     """
 
     files: ImportedFiles
 
-    def __init__(self, gathered: Gathered, t0: int, pids: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        gathered: Gathered,
+        t0: int,
+        pids: frozenset[int] = frozenset(),
+        run: Run | None = None,
+        files: ImportedFiles | None = None,
+    ) -> None:
         self.gathered = gathered
         self.missing: Counter[str] = Counter()
+        self.text: Text | None = None
         self.spaces: list[Space] = []
         #: rows of faults whose error code must be guessed
         self.guessed: list[int] = []
@@ -70,9 +79,9 @@ class Importer(Converter):
         self._has_exit = has("sched:sched_process_exit")
         self._user_traced = has("exceptions:page_fault_user")
         self._kernel_traced = has("exceptions:page_fault_kernel")
-        files = ImportedFiles(gathered.build_ids)
+        files = ImportedFiles(gathered.build_ids) if files is None else files
         self._spans: dict[int, list[tuple[int, int]]] = {}  # pid -> from when, mm
-        super().__init__(Run(t0=t0), files)
+        super().__init__(Run(t0=t0) if run is None else run, files)
         self.faults.counters = has("kmem:rss_stat")
 
     def _begin(self) -> None:
@@ -380,7 +389,7 @@ class Importer(Converter):
         if self._dropped:
             self.counts["events before the first exec"] = drop_spaces(self.rows, self._dropped)
         fill_spaces(self)
-        guess_codes(self.rows, self.images, self.guessed)
+        guess_codes(self.rows, self.images, self.guessed, self.text)
         if self.gathered.sampled:
             flags = self.rows.columns.flags
             for row in range(len(flags)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from spfreplay.imports.spaces import STACK_REACH, Space
 from spfreplay.record.checkpoint import make_checkpoint, make_image
@@ -96,17 +96,23 @@ def _scan(rows: Rows, spaces: Sequence[Space]) -> tuple[dict[int, int], dict[int
 
 
 class _Rights:
-    """Which pages of an address space may be written: disjoint ascending ranges."""
+    """Which pages of an address space may be written: disjoint ascending ranges.
 
-    __slots__ = ("ranges", "starts")
+    ``brk`` is where its heap ends, ``reads`` has the row of the last guessed
+    fault on each page since whatever may take a right or a page away.
+    """
+
+    __slots__ = ("brk", "ranges", "reads", "starts")
 
     def __init__(self) -> None:
+        self.brk = 0
+        self.reads: dict[int, int] = {}
         self.starts: list[int] = []
         self.ranges: list[tuple[int, int, int]] = []  # start, end, PROT_*
 
     def copy(self) -> _Rights:
         twin = _Rights()
-        twin.starts, twin.ranges = self.starts[:], self.ranges[:]
+        twin.starts, twin.ranges, twin.brk = self.starts[:], self.ranges[:], self.brk
         return twin
 
     def at(self, addr: int) -> int:
@@ -114,11 +120,21 @@ class _Rights:
         at = bisect_right(self.starts, addr) - 1
         return self.ranges[at][2] if at >= 0 and addr < self.ranges[at][1] else -1
 
+    def forget(self, start: int, length: int) -> None:
+        """Forget the faults on a range: its pages may fault again for other reasons."""
+        first, end = start >> c.PAGE_SHIFT, -(-(start + length) >> c.PAGE_SHIFT)
+        if end - first < len(self.reads):
+            for vpn in range(first, end):
+                self.reads.pop(vpn, None)
+        else:
+            self.reads = {v: row for v, row in self.reads.items() if not first <= v < end}
+
     def put(self, start: int, length: int, prot: int) -> None:
         """Give ``[start, start + length)`` new rights; -1 unmaps."""
         end = start + (length + c.PAGE_SIZE - 1 & -c.PAGE_SIZE)
         if not 0 <= start < end <= c.TASK_SIZE:
             return
+        self.forget(start, end - start)
         low = max(bisect_right(self.starts, start) - 1, 0)
         high = low
         kept: list[tuple[int, int, int]] = []
@@ -137,16 +153,45 @@ class _Rights:
 
 
 _CHANGES: Final = frozenset(
-    (c.OP_MMAP, c.OP_MUNMAP, c.OP_MPROTECT, c.OP_MREMAP, c.OP_BRK, c.OP_EXEC, c.OP_FORK)
-)
+    (
+        c.OP_MMAP, c.OP_MUNMAP, c.OP_MPROTECT, c.OP_MREMAP, c.OP_BRK, c.OP_EXEC, c.OP_FORK,
+        c.OP_MADVISE,
+    )
+)  # fmt: skip
+#: what may take pages away
+_TAKE_AWAY: Final = frozenset(
+    (
+        c.MADV_DONTNEED, c.MADV_FREE, c.MADV_REMOVE, c.MADV_DONTNEED_LOCKED, c.MADV_PAGEOUT,
+        c.MADV_COLLAPSE,
+    )
+)  # fmt: skip
 
 
-def guess_codes(rows: Rows, images: Sequence[InitialImage], guessed: Sequence[int]) -> None:
+class Text(Protocol):
+    """What knows the instructions of a program, where its files are at hand."""
+
+    def follow(self, rows: Rows, row: int) -> None:
+        """Take an event that changes mappings."""
+
+    def stores(self, mm: int, ip: int) -> bool | None:
+        """Tell whether an instruction stores; None where that is not known."""
+
+
+def guess_codes(
+    rows: Rows,
+    images: Sequence[InitialImage],
+    guessed: Sequence[int],
+    text: Text | None = None,
+) -> None:
     """Fill in the error codes of the faults ``guessed``: what the mapping allows.
 
     A fault where writing is allowed is taken for a write, one on the page of its
-    own instruction for a fetch.  Only WRITE and INSTR are guessed: whether the
-    page was there, which PROT tells, no engine asks.
+    own instruction for a fetch.  A second fault on a page that nothing took away
+    is a write to what the first one only read.  Only WRITE and INSTR are guessed:
+    whether the page was there, which PROT tells, no engine asks.
+
+    :param text: the program's instructions: where it knows one, that decides
+        between read and write.
     """
     if not guessed:
         return
@@ -157,18 +202,29 @@ def guess_codes(rows: Rows, images: Sequence[InitialImage], guessed: Sequence[in
         op = columns.op[row]
         if op == c.OP_ACCESS:
             if row in open_rows:
-                columns.a1[row] |= _code(
-                    spaces, columns.mm[row], columns.a0[row], columns.a2[row]
-                )
+                _guess(rows, row, spaces.get(columns.mm[row]), text)
         elif op in _CHANGES:
             _follow(rows, row, spaces, images)
+            if text is not None:
+                text.follow(rows, row)
 
 
-def _code(spaces: dict[int, _Rights], mm: int, addr: int, ip: int) -> int:
-    prot = spaces[mm].at(addr) if mm in spaces else -1
+def _guess(rows: Rows, row: int, rights: _Rights | None, text: Text | None) -> None:
+    """Fill in the error code of one fault, and correct that of an earlier one."""
+    columns = rows.columns
+    addr, ip = columns.a0[row], columns.a2[row]
+    prot = rights.at(addr) if rights is not None else -1
     if prot >= 0 and prot & c.PROT_EXEC and ip >> c.PAGE_SHIFT == addr >> c.PAGE_SHIFT:
-        return c.X86_PF_INSTR
-    return c.X86_PF_WRITE if prot < 0 or prot & c.PROT_WRITE else 0
+        columns.a1[row] |= c.X86_PF_INSTR
+    elif prot < 0 or prot & c.PROT_WRITE:
+        stores = text.stores(columns.mm[row], ip) if text is not None else None
+        if stores is not False:
+            columns.a1[row] |= c.X86_PF_WRITE
+    if rights is not None:
+        before = rights.reads.get(addr >> c.PAGE_SHIFT)
+        if before is not None and columns.a1[row] & c.X86_PF_WRITE:
+            columns.a1[before] &= ~c.X86_PF_WRITE
+        rights.reads[addr >> c.PAGE_SHIFT] = row
 
 
 def _follow(
@@ -180,6 +236,7 @@ def _follow(
     a0, a1, a2 = columns.a0[row], columns.a1[row], columns.a2[row]
     if op == c.OP_EXEC:
         rights = spaces[a0] = _Rights()
+        rights.brk = images[a1].brk
         for one in images[a1].regions:
             rights.put(one.start, one.end - one.start, one.flags & 7)
         return
@@ -187,6 +244,7 @@ def _follow(
     if op == c.OP_FORK:
         if a1 != mm:
             spaces[a1] = rights.copy()
+            rights.reads.clear()  # copied pages fault again when they are written
     elif -4096 < ret < 0 or ret == c.RET_UNKNOWN:
         return
     elif op == c.OP_MMAP:
@@ -200,10 +258,10 @@ def _follow(
         rights.put(a0, a1, -1)
         rights.put(ret, a2, prot)
     elif op == c.OP_BRK and ret > 0:
-        start = images_break(images, spaces, mm)
-        rights.put(start, ret - start, c.PROT_READ | c.PROT_WRITE)
-
-
-def images_break(images: Sequence[InitialImage], spaces: dict[int, _Rights], mm: int) -> int:
-    """Return where the heap of an address space begins: that of its nearest image."""
-    return next((one.start_brk for one in reversed(images) if one.start_brk), 0)
+        if ret > rights.brk:
+            rights.put(rights.brk, ret - rights.brk, c.PROT_READ | c.PROT_WRITE)
+        else:
+            rights.put(ret, rights.brk - ret, -1)
+        rights.brk = ret
+    elif op == c.OP_MADVISE and a2 in _TAKE_AWAY:
+        rights.forget(a0, a1)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from spfreplay.record.files import CacheMapping, CachePicture, Key, open_same
+from spfreplay.record.probe import picture
 
 #: Files beyond this are not read into memory (bytes).
 LIMIT: Final = 1 << 31
@@ -51,10 +52,10 @@ class PinnedFiles:
             for _ in range(_TRIES):
                 # A second read consumes the readahead marks of the first.
                 _read_all(fd, size)
-                picture = held.picture()
-                if not picture.marked and not picture.absent:
+                seen = held.picture()
+                if not seen.marked and not seen.absent:
                     break
-            self.pictures[key] = picture
+            self.pictures[key] = seen
         finally:
             os.close(fd)
 
@@ -82,6 +83,8 @@ def look_at(key: Key, path: str) -> CachePicture | None:
             size = os.fstat(fd).st_size
             if not 0 < size <= LIMIT:
                 return None
+            if not os.access("/proc/kpageflags", os.R_OK):
+                return picture(fd, size)
             mapping = CacheMapping(fd, size)
             try:
                 return mapping.picture()

@@ -20,7 +20,7 @@ from spfreplay.errors import CannotError
 from spfreplay.record import ptrace as pt
 from spfreplay.record.memoryfiles import look_at_memory
 from spfreplay.record.procfs import MapLine, Snapshot, parse_maps, read_snapshot, read_text
-from spfreplay.record.tracefs import Drainer, TraceInstance
+from spfreplay.record.tracefs import Drainer, Tracing
 
 #: How long (s) the other threads of an exiting process may take to die.
 EXIT_PATIENCE: Final = 1.0
@@ -74,7 +74,7 @@ class RunOptions:
 class _Watcher(Drainer):
     """Drains, polls maps, and calls for mid-run checkpoints."""
 
-    def __init__(self, instance: TraceInstance, session: Session) -> None:
+    def __init__(self, instance: Tracing, session: Session) -> None:
         super().__init__(instance)
         self._session = session
         self._next_poll = time.monotonic() + 0.05
@@ -107,7 +107,7 @@ class Session:
     def __init__(
         self,
         command: Sequence[str],
-        instance: TraceInstance,
+        instance: Tracing,
         options: RunOptions,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -141,9 +141,9 @@ class Session:
         started = False
         try:
             self._seize(child)
-            self._instance.write("set_event_pid", str(child))
+            self._instance.follow(child)
             self.run.t0 = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-            self._instance.write("tracing_on", "1")
+            self._instance.begin()
             watcher.start()
             started = True
             os.write(go, b"x")
@@ -183,16 +183,18 @@ class Session:
             if self.options.pin_cpus:
                 os.sched_setaffinity(0, {self._cpus[0]})
             if os.read(wait_r, 1) == b"x":
+                self._before_exec()
                 os.execvp(self.command[0], self.command)
         except OSError as error:
             os.write(fail_w, str(error.errno or errno.ENOENT).encode())
         finally:
             os._exit(127)
 
+    def _before_exec(self) -> None:
+        """Prepare the child.  Context: the forked child, followed by now."""
+
     def _seize(self, child: int) -> None:
-        flags = _TRACED
-        if self.options.pin_cpus or self.options.follow_threads:
-            flags |= pt.PTRACE_O_TRACECLONE
+        flags = self._traced()
         try:
             pt.ptrace(pt.PTRACE_SEIZE, child, 0, flags)
         except OSError as error:
@@ -202,6 +204,11 @@ class Session:
             ) from error
         self.live.add(child)
         self.run.processes[child] = "root"
+
+    def _traced(self) -> int:
+        """Return the PTRACE_O_* to ask for."""
+        follow = self.options.pin_cpus or self.options.follow_threads
+        return _TRACED | (pt.PTRACE_O_TRACECLONE if follow else 0)
 
     def _wait_all(self) -> None:
         """Serve stops until no tracee is left; Ctrl-C ends the program first."""
@@ -269,7 +276,7 @@ class Session:
                 return
             if os.WIFSTOPPED(status):
                 with suppress(OSError):
-                    pt.ptrace(pt.PTRACE_CONT, pid)
+                    pt.ptrace(pt.PTRACE_CONT, pid)  # whatever it was doing
             else:
                 self.live.discard(pid)
 
@@ -286,7 +293,7 @@ class Session:
         # A stopped tracee may still be killed: it is then gone from /proc.
         with suppress(ProcessLookupError, FileNotFoundError):
             if event == 0:
-                pt.ptrace(pt.PTRACE_CONT, pid, 0, sig)
+                self._go_on(pid, sig)
             elif event == pt.PTRACE_EVENT_STOP and sig in _STOPS:
                 self._stopped(pid)
             else:
@@ -319,7 +326,11 @@ class Session:
             if not self.options.follow_threads and leader not in self._leaderless:
                 pt.ptrace(pt.PTRACE_DETACH, pid)
                 return
-        pt.ptrace(pt.PTRACE_CONT, pid)
+        self._go_on(pid)
+
+    def _go_on(self, tid: int, sig: int = 0) -> None:
+        """Let a stopped thread run, with a signal if one is due."""
+        pt.ptrace(pt.PTRACE_CONT, tid, 0, sig)
 
     @staticmethod
     def _leader_of(tid: int) -> int:
@@ -374,7 +385,7 @@ class Session:
         else:
             self.run.missed += 1
         os.kill(pid, signal.SIGCONT)
-        pt.ptrace(pt.PTRACE_CONT, pid)
+        self._go_on(pid)
 
     def _exiting(self, tid: int) -> None:
         """A thread is about to exit; its address space is still there.
@@ -436,7 +447,7 @@ class Session:
             return
         for tid in tids:
             with suppress(OSError):  # already traced, or gone
-                pt.ptrace(pt.PTRACE_SEIZE, tid, 0, _TRACED | pt.PTRACE_O_TRACECLONE)
+                pt.ptrace(pt.PTRACE_SEIZE, tid, 0, self._traced() | pt.PTRACE_O_TRACECLONE)
 
     @staticmethod
     def _in_exit(tid: int) -> bool:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 from spfreplay.errors import CannotError
 from spfreplay.record.catalog import Wanted
@@ -77,6 +77,19 @@ class TracefsMount:
             self._own = None
 
 
+class Tracing(Protocol):
+    """What records the kernel's events while a program runs."""
+
+    def follow(self, pid: int) -> None:
+        """Record the events of ``pid``, and of what it forks."""
+
+    def begin(self) -> None:
+        """Record from now on."""
+
+    def drain(self) -> object:
+        """Take out of the kernel what it has recorded so far."""
+
+
 class TraceInstance:
     """``instances/spfreplay-PID``: made, used by one recording, removed.
 
@@ -117,6 +130,14 @@ class TraceInstance:
             cpu = int(folder.name[3:])
             self._fds[cpu] = os.open(folder / "trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK)
             self.pages[cpu] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+
+    def follow(self, pid: int) -> None:
+        """Record the events of ``pid``, and of what it forks."""
+        self.write("set_event_pid", str(pid))
+
+    def begin(self) -> None:
+        """Record from now on."""
+        self.write("tracing_on", "1")
 
     def write(self, name: str, text: str, required: bool = True) -> bool:
         """Write one control file; a refusal of a required one is an error."""
@@ -224,7 +245,7 @@ def _remove_stale(instances: Path) -> None:
 class Drainer(threading.Thread):
     """Empties the ring buffers while the program runs; ``tick`` runs beside."""
 
-    def __init__(self, instance: TraceInstance) -> None:
+    def __init__(self, instance: Tracing) -> None:
         super().__init__(name="drain", daemon=True)
         self._instance = instance
         self._end = threading.Event()
