@@ -95,7 +95,29 @@ class Importer(Converter):
         table[g.RAW_NAMED] = self._side_named
         table[g.RAW_BORN] = self._side_born
         table[g.RAW_ENDED] = self._side_ended
+        if not self._has_exec:
+            for code in (k.RAW_FAULT_USER, k.RAW_ENTER, k.RAW_EXIT, k.RAW_FORK, k.RAW_TASK_EXIT,
+                         g.RAW_BORN, g.RAW_ENDED):  # fmt: skip
+                table[code] = self._behind_exec(table[code])
         return table
+
+    def _behind_exec(
+        self, handler: Callable[[int, int, Any], None]
+    ) -> Callable[[int, int, Any], None]:
+        """Return a handler that first ends an execve of which no event tells the end."""
+
+        def handle(ts: int, cpu: int, values: Any) -> None:
+            if self._execing:
+                self._end_exec(values[0], ts, cpu)
+            handler(ts, cpu, values)
+
+        return handle
+
+    def _end_exec(self, tid: int, ts: int, cpu: int) -> None:
+        """End the execve of a thread: the program runs."""
+        task = self._tasks.get(tid)
+        if task is not None and task.tgid in self._execing:
+            self._exec(ts, cpu, (tid, task.tgid, tid))
 
     # -- tasks ---------------------------------------------------------------
 
@@ -345,7 +367,8 @@ class Importer(Converter):
         """Take a software event: the end of a fault, or all there is of one."""
         tid, addr, ip, which = values
         task = self._tasks.get(tid)
-        if task is not None and task.fault and addr >> 12 == task.fault_addr >> 12:
+        same = task is not None and (addr < 0 or addr >> 12 == task.fault_addr >> 12)
+        if task is not None and task.fault and same:
             self.faults.completed(task, ts)
             if which == g.MAJOR:
                 task.fault_flags |= EV_MAJOR
@@ -356,10 +379,15 @@ class Importer(Converter):
         task = task or self._known(tid, ts)
         if task is None or not 0 <= addr < _KERNEL:
             return
+        if task.tgid in self._execing:
+            if not user:
+                self._early.setdefault(task.tgid, []).append(addr)
+                return
+            self._end_exec(tid, ts, cpu)
         if task.fault:
             self.faults.close(task, ts)
         self._whole_fault(task, ts, cpu, addr, ip, c.X86_PF_USER if user else 0)
-        if which == g.MAJOR:
+        if which == g.MAJOR and len(self.rows):
             self.rows.columns.flags[-1] |= EV_MAJOR
 
     def _whole_fault(self, task: Task, ts: int, cpu: int, addr: int, ip: int, err: int) -> None:

@@ -82,6 +82,10 @@ def recognise(given: Input) -> str:
     head = bytes(given.data[:_HEAD])
     if head[:8] in (b"PERFILE2", b"PERFFILE", b"2ELIFREP"):
         return "perf.data"
+    if b'"linux-perf-json-version"' in head[:4096]:
+        given.refuse(0, "perf data convert --to-json drops addresses: import the perf.data")
+    if head.startswith(b"\x17\x08Dtracing"):
+        given.refuse(0, "a trace.dat: import its text, trace-cmd report -t")
     if is_perf_script(head):
         return "perf-script"
     if not is_trace_cmd(head):
