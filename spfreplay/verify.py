@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from spfreplay.engines import PLAYED_COLUMNS, Engine, Player, make_engine, positions
 from spfreplay.errors import EXIT_DIVERGED, EXIT_MATCH, EXIT_UNDECIDED, EXIT_UNREADABLE
+from spfreplay.missed import Missed
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Checkpoint, Columns
 from spfreplay_reference import contract as c
@@ -32,6 +33,7 @@ FILE_UNKNOWN: Final = "file unknown"
 LARGE_FOLIO: Final = "large folio"
 NOT_RESIDENT: Final = "page cache not resident"
 GUP: Final = "unknown population (GUP)"
+NO_MAPS: Final = "initial maps not known"
 UNEXPLAINED: Final = "unexplained"
 
 #: How many wrong pages and mappings of a checkpoint are listed.
@@ -210,6 +212,7 @@ class _Judge:
         self._trace = trace
         self._lost = lost
         self._populations: Counter[int] = Counter()
+        self._missed = Missed(trace.tables.header)
         self._accessed: dict[int, set[int]] | None = None
         self._releases: list[tuple[int, int, int, int, int]] | None = None
 
@@ -226,8 +229,9 @@ class _Judge:
         mm = point.mm
         where = CheckpointResult(name, point.id, event, point.pid, mm, point.reason)
         if mm not in engine.mms():
-            return CheckpointResult(
-                name, point.id, event, point.pid, mm, point.reason, known=False
+            count = len(point.vpns)
+            return replace(
+                where, known=False, present=count, missing=count, causes=((NO_MAPS, count),)
             )
         regions = region_misses(point, engine.regions(mm))
         kernel, ours = _pages(point, engine, mm)
@@ -240,7 +244,7 @@ class _Judge:
         ]
         judged = [
             PageMiss(
-                vpn, truth, mine, self._cause(point, regions, columns, at, vpn, truth | mine)
+                vpn, truth, mine, self._cause(point, regions, columns, at, vpn, truth, mine)
             )
             for vpn, truth, mine in misses
         ]
@@ -284,16 +288,21 @@ class _Judge:
         columns: Columns,
         at: int,
         vpn: int,
-        bits: int,
+        truth: int,
+        mine: int,
     ) -> str:
         if self._lost:
             return LOST_EVENTS
+        bits = truth | mine
         addr = vpn << c.PAGE_SHIFT
         if any(_holds(one.kernel, addr) or _holds(one.engine, addr) for one in regions):
-            return MAPS_DIFFER
+            return self._missed.of_maps() or MAPS_DIFFER
         if self._in_flight(point, columns, at, vpn):
             return IN_FLIGHT
         region = region_at(point.regions, addr)
+        missed = self._missed.of_page(region, vpn, truth, mine, self._touched(point.mm))
+        if missed:
+            return missed
         if region is not None and region.file == c.FILE_UNKNOWN:
             return FILE_UNKNOWN
         if region is not None and region.file >= 0 and bits & c.KIND_MASK == c.KIND_FILE:

@@ -41,6 +41,12 @@ _FORMATS: Final = ("perf.data", "perf-script", "trace-cmd")
     default="",
     help="A recording by spfreplay of the same run: checkpoints and page cache from it.",
 )
+@click.option(
+    "--without",
+    metavar="EVENT",
+    multiple=True,
+    help="Import as if EVENT had not been recorded, to see what it is worth.",
+)
 @talking
 def import_(
     path: str,
@@ -48,6 +54,7 @@ def import_(
     form: str | None,
     pids: tuple[int, ...],
     beside: str,
+    without: tuple[str, ...],
     quiet: bool,
     verbose: bool,
     color: str,
@@ -60,9 +67,14 @@ def import_(
     records all that is of use elsewhere: spfreplay record --print-perf-command.
     """
     from spfreplay.imports.loading import ImportOptions, load
+    from spfreplay.imports.without import NAMES
     from spfreplay.imports.writing import write_imported
 
-    imported = load(path, ImportOptions(form or "", frozenset(pids), beside))
+    for name in without:
+        if name not in NAMES:
+            raise click.BadParameter(f"{name}: not an event that is imported")
+    options = ImportOptions(form or "", frozenset(pids), beside, frozenset(without))
+    imported = load(path, options)
     write_imported(imported, output)
     if not quiet:
         tables = imported.tables

@@ -24,7 +24,7 @@ from spfreplay.record.session import Run
 from spfreplay.record.tasks import MmState, Task
 from spfreplay.trace import missing
 from spfreplay.trace.bounds import MAX_MMS, MAX_TID
-from spfreplay.trace.events import EV_MAJOR, EV_SAMPLED, Process
+from spfreplay.trace.events import EV_LOCK_MMAP, EV_LOCK_VMA, EV_MAJOR, EV_SAMPLED, Process
 from spfreplay_reference import contract as c
 from spfreplay_reference.contract import InitialImage
 
@@ -61,6 +61,7 @@ class Importer(Converter):
         self.spaces: list[Space] = []
         #: rows of faults whose error code must be guessed
         self.guessed: list[int] = []
+        self._soft_kernel = False  # faults in kernel mode by their software events
         self._pids = pids
         self._comms: dict[int, str] = {}
         self._overlays: dict[int, Overlay] = {}
@@ -83,6 +84,8 @@ class Importer(Converter):
         self._spans: dict[int, list[tuple[int, int]]] = {}  # pid -> from when, mm
         super().__init__(Run(t0=t0) if run is None else run, files)
         self.faults.counters = has("kmem:rss_stat")
+        self.faults.locks = self._has_locks
+        self.faults.complete_ends = gathered.soft and not has("signal:signal_generate")
 
     def _begin(self) -> None:
         """Nothing is known before the first record."""
@@ -396,7 +399,10 @@ class Importer(Converter):
         task.open_fault(ts, cpu, addr, ip, err)
         self.faults.completed(task, ts)
         self.faults.close(task, ts)
-        self.guessed.extend(range(before, len(self.rows)))
+        for row in range(before, len(self.rows)):
+            self.rows.columns.flags[row] &= ~(EV_LOCK_VMA | EV_LOCK_MMAP)
+            self.guessed.append(row)
+            self._soft_kernel |= not err & c.X86_PF_USER
 
     # -- page cache ---------------------------------------------------------------
 
@@ -433,7 +439,7 @@ class Importer(Converter):
     def _note_missing(self, running: int) -> None:
         """Count what the recording does not have at all."""
         has, told = self.gathered.has, self.missing
-        told[missing.KERNEL_FAULTS] += not self._kernel_traced
+        told[missing.KERNEL_FAULTS] += not (self._kernel_traced or self._soft_kernel)
         told[missing.USER_FAULTS] += not (self._user_traced or self.guessed)
         told[missing.ERROR_CODES] += len(self.guessed)
         unseen = sum(

@@ -18,6 +18,7 @@ from spfreplay.imports.pagecache import fill_page_cache
 from spfreplay.imports.perfdata import read_perf_data
 from spfreplay.imports.perfscript import is_perf_script, read_perf_script
 from spfreplay.imports.tracecmd import is_trace_cmd, read_trace_cmd
+from spfreplay.imports.without import without
 from spfreplay.record.ring import RawRecord
 from spfreplay.trace.bounds import MAX_CPUS
 from spfreplay.trace.container import open_trace
@@ -40,12 +41,13 @@ class ImportOptions:
     ``form`` forces a format, "" = recognised from the content.  ``pids`` keeps
     only these processes and what they fork.  ``beside`` is the path of a trace
     that spfreplay recorded of the same run: checkpoints, page cache and kernel
-    settings come from it.
+    settings come from it.  ``without`` are events that are taken for not recorded.
     """
 
     form: str = ""
     pids: frozenset[int] = frozenset()
     beside: str = ""
+    without: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -71,6 +73,8 @@ def load(
     options = options or ImportOptions()
     given = open_input(source)
     gathered = READERS[options.form or recognise(given)](given)
+    if options.without:
+        gathered = without(gathered, options.without)
     return assemble(given, gathered, options)
 
 

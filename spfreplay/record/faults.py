@@ -67,6 +67,9 @@ class FaultWriter:
         self.touched: list[Touched] = []
         self.beyond: list[Beyond] = []
         self.counters = True  # False: no rss_stat recorded, a fault's end orders it
+        self.locks = True  # False: no mmap_lock events recorded
+        #: faults that complete have a software event: one without had no effect
+        self.complete_ends = False
         self._rows = rows
 
     def close(self, task: Task, following: int, again: bool = False) -> None:
@@ -79,7 +82,11 @@ class FaultWriter:
         mm = task.mm
         if mm is None or task.fault_enter < task.exec_t or builds_new_mm(task):
             return
-        flags = task.fault_flags | self._lock(task)
+        flags = task.fault_flags
+        if self.locks:
+            flags |= self._lock(task)
+        if self.complete_ends and not task.fault_end and not task.fault_rss:
+            flags |= EV_NO_EFFECT
         first = last = 0
         file = c.FILE_ANON
         if task.fault_key is not None:
@@ -143,7 +150,7 @@ class FaultWriter:
         access just fails, and is tried again in another way.
         """
         if task.fault_ptr == 0:
-            if task.fault_err & c.X86_PF_USER or task.fault_rss:
+            if task.fault_err & c.X86_PF_USER or task.fault_rss or task.fault_end:
                 return EV_LOCK_VMA
             return EV_NO_EFFECT
         held = task.fault_held or task.fault_released > task.fault_rss

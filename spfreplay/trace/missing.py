@@ -35,6 +35,8 @@ CPUS: Final = "no-cpus"
 COARSE_TIMES: Final = "coarse-times"
 TAIL: Final = "unfinished-processes"
 
+#: Found by the checks themselves, from the events.
+NO_MAPS: Final = "no-maps"
 EVENTS: Final = "no-list-of-events"
 ARGUMENTS: Final = "no-argument-pages"
 
