@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spfreplay.cli import complain
 from spfreplay.cli.options import Duration, counting, emit, talking
 from spfreplay.cli.protocols import ProtocolName, protocol_of
 from spfreplay.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, CannotError
@@ -172,7 +171,7 @@ def _landed(
     from spfreplay.trace.container import open_trace
 
     made = regression.claim(found, start.signature, manner)
-    source = {"sha256": trace.sha256, "of": start.window}
+    source = {"from": Path(trace.path).name, "sha256": trace.sha256, "of": start.window}
     text = regression.regression_text(found, made, source)
     if output is None:
         folder = _REGRESSIONS if _REGRESSIONS.is_dir() else Path()
@@ -206,11 +205,6 @@ def _tell(told: Told, form: str, emit_c: bool) -> None:
 
 
 def _print_c(trace: Trace, made: Claim) -> None:
-    from spfreplay.shrink.c_calls import CannotReproduce
     from spfreplay.shrink.reproducer import reproducer
 
-    try:
-        emit(reproducer(trace, made), None)
-    except CannotReproduce as reason:
-        complain(f"{trace.path}: no C program: {reason}")
-        raise
+    emit(reproducer(trace, made), None)

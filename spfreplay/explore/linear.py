@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spfreplay.explore.execution import run
+from spfreplay.explore.execution import outcome_of, run
 from spfreplay.explore.explain import perform
+from spfreplay.explore.schedule import ScheduleError
 from spfreplay.explore.subject import Subject
 
 
@@ -33,7 +34,19 @@ def plainest_equal(subject: Subject, choices: Sequence[int]) -> tuple[int, ...]:
     for thread, birth in execution.births.items():
         if thread in own:
             needs.setdefault(own[thread][0], []).append(birth)
-    runs = _runs(own, needs)
+    try:
+        found = _flat(_runs(own, needs))
+        if outcome_of(subject, found) == performed.outcome:
+            return found
+    except ScheduleError:
+        pass
+    # The last step fails, and ends the execution: it stays the last one.
+    last = len(choices) - 1
+    needs[last] = [steps[-1] for steps in own.values() if steps[-1] != last]
+    return _flat(_runs(own, needs))
+
+
+def _flat(runs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     return tuple(thread for thread, steps in runs for _ in range(steps))
 
 

@@ -78,7 +78,7 @@ class Draft:
             + sum(abs(event.a1) + abs(event.a2) for event in ranged),
             sum(map(_details, self.events))
             + sum(region.flags.bit_count() for image in images for region in image.regions)
-            + sum(len(image.anon) + len(image.pgoffs) for image in images),
+            + sum(sum(map(abs, image.anon)) + len(image.pgoffs) for image in images),
             len(self.tables.files) + len(self.tables.threads) + len(self.tables.checkpoints),
             _span(self.events),
             len(self.text),

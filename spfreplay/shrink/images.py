@@ -129,6 +129,7 @@ def _plain(image: InitialImage) -> Iterator[InitialImage]:
     for candidate in (
         exec_leaves._replace(regions=plain),
         exec_leaves,
+        _with_small_names(image),
         image._replace(def_flags=0),
         image._replace(start_brk=0, brk=0),
         image._replace(start_brk=image.brk),
@@ -141,6 +142,16 @@ def _plain(image: InitialImage) -> Iterator[InitialImage]:
             yield image._replace(
                 regions=_put(image.regions, n, region._replace(anon_vma=False)), anon=anon
             )
+
+
+def _with_small_names(image: InitialImage) -> InitialImage:
+    """Return the image with its anon_vmas called 1, 2, ... ."""
+    names = {0: 0}
+    anon = []
+    for number in image.anon:
+        name = names.setdefault(abs(number), len(names))
+        anon.append(-name if number < 0 else name)
+    return image._replace(anon=tuple(anon))
 
 
 def _put(regions: tuple[Region, ...], n: int, region: Region) -> tuple[Region, ...]:

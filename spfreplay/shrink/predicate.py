@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from spfreplay.diff import DIVERGED, DiffOptions
 from spfreplay.engines.sane import breaks_invariants
@@ -15,6 +16,21 @@ from spfreplay.signature import RECORDED, Signature, recorded_signature
 from spfreplay.trace.bounds import Malformed
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Event, Tables
+
+#: orders that are tried before all others
+_REMEMBERED: Final = 4
+
+#: how an engine fails on memory that no kernel has: such a draft shows nothing
+_NO_TRACE: Final = (
+    SpfreplayError,
+    Malformed,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 
 def recorded_order(manner: Manner) -> DiffOptions:
@@ -37,6 +53,9 @@ class Shows:
         self.manner = manner or Manner()
         #: digest of the last draft, its windows so far, and those still to come
         self._last: tuple[str, list[Window], Iterator[Window]] | None = None
+        #: orders that have shown it, the last one first: what is only a little smaller
+        #: often has the same steps
+        self._orders: list[tuple[int, ...]] = []
 
     def __call__(self, tables: Tables, events: Sequence[Event]) -> bool | None:
         """Return None if the budget ended before it was decided."""
@@ -47,8 +66,8 @@ class Shows:
             if self.signature.outcome == RECORDED:
                 return True
             return self._in_some_order(draft)
-        except (SpfreplayError, Malformed, LookupError):
-            return False  # neither engine can play it, or memory contradicts itself
+        except _NO_TRACE:
+            return False
 
     def switches(self, tables: Tables, events: Sequence[Event], enough: int = 0) -> int | None:
         """Return with how few switches of CPU a trace shows it; None if it does not.
@@ -57,12 +76,31 @@ class Shows:
         """
         if self.signature.outcome == RECORDED:
             return 0 if self(tables, events) else None
+        draft = Draft(tables, tuple(events))
         try:
-            windows = self._windows(Draft(tables, tuple(events)))
-            found = plainest_in(windows, self.signature, self.manner, enough)
-        except (SpfreplayError, Malformed, LookupError):
+            known = self._in_known_order(draft)
+            if known is not None and known.switches <= enough:
+                return known.switches
+            found = plainest_in(self._windows(draft), self.signature, self.manner, enough)
+        except _NO_TRACE:
             return None
-        return found.witness.switches if found is not None else None
+        if found is None:
+            return None
+        self._remember(found.witness)
+        return found.witness.switches
+
+    def _in_known_order(self, draft: Draft) -> Witness | None:
+        """Return how a draft shows it in an order that has shown it before."""
+        for window in self._windows(draft):
+            for choices in self._orders:
+                witness = window.follows(choices, self.signature)
+                if witness is not None:
+                    return witness
+        return None
+
+    def _remember(self, witness: Witness) -> None:
+        rest = [each for each in self._orders if each != witness.choices]
+        self._orders = [witness.choices, *rest[: _REMEMBERED - 1]]
 
     def _windows(self, draft: Draft) -> Iterator[Window]:
         """Yield the windows of a draft, explored; those of the last one are remembered."""
@@ -90,9 +128,13 @@ class Shows:
         return found.verdict != DIVERGED
 
     def _in_some_order(self, draft: Draft) -> bool | None:
+        if self._in_known_order(draft) is not None:
+            return True
         decided = True
         for window in self._windows(draft):
-            if window.shows(self.signature) is not None:
+            witness = window.shows(self.signature)
+            if witness is not None:
+                self._remember(witness)
                 return True
             decided = decided and window.complete
         return False if decided else None

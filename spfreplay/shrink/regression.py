@@ -17,7 +17,7 @@ from typing import Any, Final
 from spfreplay.engines import EngineOptions
 from spfreplay.engines.judge import perform
 from spfreplay.errors import ModelError, SpfreplayError, TraceError
-from spfreplay.explore.schedule import read_runs, write_runs
+from spfreplay.explore.schedule import ScheduleError, read_runs, write_runs
 from spfreplay.mutations import protocol
 from spfreplay.one_window import WindowOptions, find
 from spfreplay.orders import schedule_digest
@@ -131,7 +131,7 @@ def claim(shrunk: Shrunk, signature: Signature, manner: Manner) -> Claim:
 def regression_text(shrunk: Shrunk, made: Claim, source: Mapping[str, Any]) -> str:
     """Return the file: header, claim and trace.
 
-    :param source: what it was made from, for the fact.
+    :param source: what it was made from: ``from`` which file, ``of`` which window.
     """
     header = replace(shrunk.tables.header, facts={FACT: made.fact(source)}, expect="")
     draft = Draft(replace(shrunk.tables, header=header), tuple(shrunk.events))
@@ -139,12 +139,14 @@ def regression_text(shrunk: Shrunk, made: Claim, source: Mapping[str, Any]) -> s
     header = replace(header, expect=verdict)
     draft = Draft(replace(shrunk.tables, header=header), tuple(shrunk.events))
     first, _, rest = draft.text.partition("\n")
-    return "\n".join([first, *_comments(made), rest])
+    return "\n".join([first, *_comments(made, source), rest])
 
 
-def _comments(made: Claim) -> list[str]:
+def _comments(made: Claim, source: Mapping[str, Any]) -> list[str]:
     steps = made.signature.steps
-    lines = [f"{made.signature.outcome}: {made.signature.kind}", *steps[:1]]
+    lines = [f"Shrunk from {source['from']}"]
+    lines[0] += f", window {source['of']}." if source["of"] else "."
+    lines += [f"{made.signature.outcome}: {made.signature.kind}", *steps[:1]]
     lines += [f"before {step}" for step in steps[1:]]
     lines.append(f"{made.engine.protocol}, window {made.window}, order {made.order}")
     if not made.window:
@@ -209,7 +211,10 @@ def _in_its_order(trace: Trace, made: Claim) -> str:
     part, case = find(trace, made.window, WindowOptions(made.engine))
     choices = read_runs(made.order)
     window = Window(part, Manner(made.engine))
-    result = perform(case, choices, made.engine)
+    try:
+        result = perform(case, choices, made.engine)
+    except ScheduleError as reason:
+        return str(reason)
     if window.as_it_is(result, choices, made.signature) is None:
         findings = ", ".join(map(str, window.teller.findings(result)))
         return f"expected {made.signature}, found {findings or 'nothing'}"

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from spfreplay.engines.case import CannotCut, Case
 from spfreplay.engines.cases import cases
+from spfreplay.engines.cut_at import case_at
 from spfreplay.engines.extract import extracted
 from spfreplay.errors import EXIT_UNDECIDED, SpfreplayError
 from spfreplay.shrink import images, simpler
@@ -193,16 +195,21 @@ class _Search:
 
 
 def windows_alone(draft: Draft) -> Iterator[Draft]:
-    """Yield each window alone, with the memory that it begins with."""
+    """Yield each window, and the last event, alone with the memory that it begins with."""
     try:
         trace = draft.trace()
         for part in cases(trace, cut(trace)[1]):
             if part.case is not None:
-                tables, events = extracted(part.case, {})
-                tables.header.facts.clear()
-                yield settled(Draft(tables, simpler.in_turn(events)))
-    except (SpfreplayError, Malformed):
+                yield _alone(part.case)
+        yield _alone(case_at(trace, len(draft.events) - 1))
+    except (SpfreplayError, Malformed, CannotCut):
         return
+
+
+def _alone(case: Case) -> Draft:
+    tables, events = extracted(case, {})
+    tables.header.facts.clear()
+    return settled(simpler.renumbered(Draft(tables, simpler.in_turn(events))))
 
 
 def as_it_ends(draft: Draft) -> Iterator[Draft]:

@@ -51,8 +51,7 @@ _RANGED: Final = frozenset(
 )  # fmt: skip
 #: operation -> arguments that are sets of bits
 _BITS: Final = {
-    OP_MMAP: ("a3", "a2"),
-    OP_MPROTECT: ("a2",),
+    OP_MMAP: ("a3",),
     OP_MREMAP: ("a3",),
     OP_MLOCK: ("a2",),
     OP_MLOCKALL: ("a0",),
@@ -220,12 +219,16 @@ def tidier(draft: Draft) -> Iterator[Draft]:
 def renumbered(draft: Draft) -> Draft:
     """Return the draft with threads 1, 2, ... of processes 1, 2, ... ."""
     tables = draft.tables
-    tids = {thread.tid: n for n, thread in enumerate(tables.threads, 1)}
+    met = (t for e in draft.events for t in ((e.tid, e.a0) if e.op == OP_FORK else (e.tid,)))
+    tids = {tid: n for n, tid in enumerate(dict.fromkeys(met), 1)}
     pids = {process.pid: n for n, process in enumerate(tables.processes, 1)}
     return Draft(
         replace(
             tables,
-            threads=[Thread(tids[each.tid], pids[each.pid], 0) for each in tables.threads],
+            threads=sorted(
+                (Thread(tids[each.tid], pids[each.pid], 0) for each in tables.threads),
+                key=lambda thread: thread.tid,
+            ),
             processes=[Process(pids[each.pid], 0, 0, "root") for each in tables.processes],
         ),
         tuple(

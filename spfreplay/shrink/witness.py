@@ -14,10 +14,10 @@ from typing import NamedTuple
 from spfreplay.engines import EngineOptions
 from spfreplay.engines.case import Case
 from spfreplay.engines.cases import Part, cases
-from spfreplay.engines.judge import STATE, Judgement, judge
+from spfreplay.engines.judge import STATE, Judgement, judge, perform
 from spfreplay.engines.subject import Result
 from spfreplay.engines.tell import Teller
-from spfreplay.explore import Budget
+from spfreplay.explore import Budget, ScheduleError
 from spfreplay.explore.schedule import count_switches
 from spfreplay.oracles import Finding
 from spfreplay.races import kind_of
@@ -131,6 +131,14 @@ class Window:
                 if signature == wanted:
                     return witness
         return None
+
+    def follows(self, choices: tuple[int, ...], wanted: Signature) -> Witness | None:
+        """Return an order as it is, if this window has it and it shows ``wanted``."""
+        try:
+            result = perform(self.case, choices, self.manner.engine)
+        except ScheduleError:
+            return None
+        return self.as_it_is(result, choices, wanted)
 
     def signatures(self) -> dict[Signature, Witness]:
         """Return all that can be seen in this window."""

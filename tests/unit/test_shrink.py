@@ -121,7 +121,7 @@ def test_the_smallest_trace_is_found_and_called_minimal(tmp_path):
     found = shrink(draft.tables, draft.events, writes_to(0x30000000))
     assert found.minimal
     assert Draft(found.tables, tuple(found.events)).text == (
-        "spfreplay text 1\nprocess 1\nthread 1 pid=1\nimage 0 brk=0x5000..0x5000\n"
+        "spfreplay text 1\nprocess 1\nthread 1 pid=1\nimage 0\n"
         "@0 exec mm0 image=0\nwrite 0x30000000\n"
     )
 
