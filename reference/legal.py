@@ -39,6 +39,7 @@ from spfreplay_reference.pieces import (
     FORK_BY_TABLE,
     GIVES_UP,
     IN_VAIN,
+    LATE,
     MIGRATION_ENTRY,
     PAGE_HELD,
     STALE_TLB,
@@ -57,6 +58,7 @@ RELAXATIONS: Final = {
     PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
     GIVES_UP: "reclaim or migration comes to nothing while another call runs",
     MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration",
+    LATE: "the fault of a fetch that a page has refused comes when the page is gone",
     IN_VAIN: "a fault that finds its page mapped has prepared or mapped others all the same",
 }
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
@@ -75,6 +77,7 @@ ONE_OPERATION: Final = {
     GIVES_UP: {*BY_RMAP},
     MIGRATION_ENTRY: {OP_MIGRATE},
     IN_VAIN: {OP_ACCESS},
+    LATE: {OP_ACCESS},
 }
 #: What else is let pass elsewhere, and why it needs no name here.
 NEEDS_NO_NAME: Final = {

@@ -32,15 +32,18 @@ from spfreplay_reference.pieces import (
     GIVES_UP,
     IDLE,
     IN_VAIN,
+    LATE,
     PAGE_HELD,
     Doing,
     Operation,
     World,
     comes_in_vain,
+    comes_late,
     fault_in_vain,
     gets_through,
     go_stale,
     is_refused,
+    refused,
     speculates,
     stale_ways,
     step,
@@ -112,7 +115,7 @@ class Move(NamedTuple):
 
     ``stale``: through what that operation has not flushed; ``held``: it migrates a
     page in vain; ``gives_up``: it does not even try; ``in_vain``: its fault finds the
-    page mapped.
+    page mapped; ``late``: its fault is still to come.
     """
 
     thread: int
@@ -120,6 +123,7 @@ class Move(NamedTuple):
     held: bool = False
     gives_up: bool = False
     in_vain: bool = False
+    late: bool = False
 
 
 #: What can come of a state: (results, 0 for what is done by then; number of the changes).
@@ -238,9 +242,13 @@ class Orders:
             if not at.doing[thread].in_fault:
                 moves += [Move(thread, number) for number in stale_ways(world, each)]
             if self._lets_in(at, waiting, thread, world) or (
-                not at.doing[thread].in_fault and gets_through(world, each)
+                not at.doing[thread].in_fault
+                and not at.doing[thread].refused
+                and gets_through(world, each)
             ):
                 moves.append(Move(thread))
+                if LATE in self.relaxations and not at.doing[thread].refused:
+                    moves += [Move(thread, late=True)] * comes_late(world, each)
                 if PAGE_HELD in self.relaxations and is_held(waiting, thread):
                     moves.append(Move(thread, held=True))
                 if self._comes_in_vain(at, waiting, thread, world):
@@ -301,6 +309,8 @@ class Orders:
             result: int | Doing = go_stale(world, each, move.stale)
         elif move.gives_up:
             result = -EBUSY
+        elif move.late:
+            result = refused(world.kernel, each, at.doing[thread])
         elif move.in_vain:
             result = fault_in_vain(world.kernel, each, at.doing[thread])
         else:

@@ -27,6 +27,9 @@ another call runs meanwhile: it may have the page, or its mappings, in its hands
 table has done something all the same: prepared an anon_vma, or mapped around a page
 that reclaim has in its hands.
 
+``late-fault``: a read or fetch that a present page has refused comes to mmap_sem when
+the page is gone, and is judged by its error code.
+
 ``migration-entry`` makes migration two pieces: a change of rights that comes between
 finds an entry in the page's place, and plays safe: the page comes back without the
 right to write, until the next fault.
@@ -92,6 +95,7 @@ FORK_BY_TABLE: Final = "fork-by-table"
 GIVES_UP: Final = "gives-up"
 MIGRATION_ENTRY: Final = "migration-entry"
 IN_VAIN: Final = "fault-in-vain"
+LATE: Final = "late-fault"
 
 
 class Operation(NamedTuple):
@@ -139,6 +143,8 @@ class Doing(NamedTuple):
     in_fault: bool = False
     #: all done but the flush, which is all the others see of it
     flushing: bool = False
+    #: bits of the page that has refused an access whose fault has not begun
+    refused: int = 0
     #: mappings are in place; what is still to be populated, and what comes of a failure
     missing: tuple[PutOff, ...] = ()
 
@@ -372,6 +378,9 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
         if not bits and area is not None:
             map_itself(mm, kernel._profile, area, vpn)
         return again
+    if doing.refused:
+        outcome = fault(mm, kernel._profile, addr, 0, doing.refused)
+        return -outcome if OUT_UFFD <= outcome <= OUT_SIGBUS else again
     if not allows(bits, error_code):
         area = _faults_around(mm, addr, error_code, bits)
         if area is not None:
@@ -404,6 +413,20 @@ def comes_in_vain(world: World, each: Operation, reclaimed: Collection[int]) -> 
     if error_code & X86_PF_WRITE:
         return area.backing is None and area.anon is None and bool(area.flags & VM_WRITE)
     return vpn in reclaimed and _faults_around(mm, addr, error_code, 0) is not None
+
+
+def comes_late(world: World, each: Operation) -> bool:
+    """Is it a read or fetch that a present page refuses?"""
+    if each.op != OP_ACCESS or each.args[1] & X86_PF_WRITE:
+        return False
+    bits = world.kernel._mm(each.mm).bits.get(each.args[0] >> PAGE_SHIFT, 0)
+    return bool(bits and not bits & (PG_NOACCESS | WAITS) and not allows(bits, each.args[1]))
+
+
+def refused(kernel: LockedKernel, each: Operation, doing: Doing) -> Doing:
+    """Let the page refuse an access; its fault is another piece."""
+    bits = kernel._mm(each.mm).bits[each.args[0] >> PAGE_SHIFT]
+    return Doing(doing.pieces + 1, refused=bits)
 
 
 def fault_in_vain(kernel: LockedKernel, each: Operation, doing: Doing) -> Doing:

@@ -378,6 +378,23 @@ def test_a_fault_that_comes_too_late_has_prepared_all_the_same():
     assert zero_pages([legal.IN_VAIN]) == {False, True}
 
 
+def test_a_fetch_that_was_refused_may_fault_when_the_page_is_gone():
+    """A stack grows again under it; the page that refused it does not come back."""
+    memory = Memory(1)
+    stack = BASE + 600 * PAGE
+    memory.call(c.OP_MMAP, stack, 2 * PAGE, RW, FIXED | c.MAP_GROWSDOWN, c.FILE_ANON, 0)
+    memory.write(600, 7)
+    window = (
+        access(0, (0, 10), 600, c.X86_PF_INSTR),
+        call(1, (0, 10), c.OP_MUNMAP, stack, PAGE),
+    )
+
+    found = legal.legal_set(memory.kernel, window)
+    late = legal.legal_set(memory.kernel, window, relaxations=[legal.LATE])
+    new = late.outcomes.keys() - found.outcomes.keys()
+    assert {(each.results, bool(each.images[0].pages)) for each in new} == {((SEGV, 0), False)}
+
+
 # -- what populates does so behind the back of mmap_sem -------------------------
 
 
