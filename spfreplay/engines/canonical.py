@@ -141,6 +141,8 @@ class _Renamer:
     # -- the state ------------------------------------------------------------
 
     def image(self, image: InitialImage) -> InitialImage:
+        if len(image.pgoffs) < len(image.regions):
+            raise NoCanonicalForm("an image of a whole address space, as exec leaves it")
         page = self.page
         seen: list[tuple[int, tuple[Region, int]]] = []
         for n, each in enumerate(image.regions):

@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from spfreplay.engines.canonical import NoCanonicalForm, canonical
+from spfreplay.engines.case import Case, operation_of, part_of
 from spfreplay.engines.cases import thinned
+from spfreplay.engines.window import Window
 from spfreplay.errors import TraceError
 from spfreplay.notebook import Notebook, explored_of, plain
-from spfreplay.orders import OrdersOptions, _clock, _explored, explore_windows, share
+from spfreplay.orders import OrdersOptions, _clock, _explored, explore_windows, renamed, share
 from spfreplay.trace.container import open_trace
 from spfreplay.windows import cut
+from spfreplay_reference.contract import OP_ACCESS
+
+RECORDED = Path(__file__).parents[2] / "traces" / "recorded" / "true.bin"
 
 HEAD = """spfreplay text 1
 thread 1
@@ -80,6 +86,19 @@ def test_v11_shows_its_races_where_tables_go_and_none_in_mprotect(explored):
 def test_two_workers_find_what_one_finds(trace, explored):
     both = explore(trace, jobs=2)
     assert [part.found for part in both.parts] == [part.found for part in explored.parts]
+
+
+def test_a_window_that_begins_with_all_of_its_trace_goes_by_its_own_name():
+    """What exec leaves lacks what the image of a window has: there is no shorter form."""
+    trace = open_trace(RECORDED)
+    columns = next(iter(trace.chunks()))
+    touches = [n for n, op in enumerate(columns.op) if op == OP_ACCESS][:2]
+    operations = [operation_of(columns.event(n), n) for n in touches]
+    case = Case(trace.tables, part_of(columns, range(touches[0])), Window(operations))
+    assert trace.tables.images[0].regions
+    with pytest.raises(NoCanonicalForm):
+        canonical(case)
+    assert renamed(case)[0] is case
 
 
 def test_json_keeps_everything(explored):
