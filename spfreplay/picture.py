@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from spfreplay.telling import ToldStep
+from spfreplay.telling import ToldFunction, ToldStep
 
 #: what cells are sorted by
 GROUPS = ("CPUs", "Locks", "VMAs", "Page tables", "PTEs", "Frames", "Counters")
@@ -63,3 +63,4 @@ class Picture:
     steps: tuple[PicturedStep, ...]
     skipped: int = 0
     pages: tuple[PagePair, ...] = ()
+    functions: tuple[ToldFunction, ...] = ()

@@ -21,6 +21,8 @@ BINS: Final = 240
 #: threads and windows that are kept: the busiest, and the widest
 LANES: Final = 40
 WINDOWS: Final = 1000
+#: a trace of so few events is drawn event by event
+FEW: Final = 400
 
 
 class Lane(NamedTuple):
@@ -31,6 +33,16 @@ class Lane(NamedTuple):
     comm: str
     faults: tuple[int, ...]
     calls: tuple[int, ...]
+
+
+class Mark(NamedTuple):
+    """One event of a short trace."""
+
+    number: int
+    tid: int
+    begin: int
+    end: int
+    fault: bool
 
 
 class Span(NamedTuple):
@@ -52,6 +64,7 @@ class Timeline:
     windows: tuple[Span, ...] = ()
     lanes_left_out: int = 0
     windows_left_out: int = 0
+    marks: tuple[Mark, ...] = ()  # all events, if there are few
 
 
 def timeline(trace: Trace, windows: Sequence[tuple[int, ...]]) -> Timeline:
@@ -63,7 +76,9 @@ def timeline(trace: Trace, windows: Sequence[tuple[int, ...]]) -> Timeline:
     width = max(1, -(-(end - begin + 1) // BINS))
     kept = sorted(windows, key=lambda members: (-len(members), members))[:WINDOWS]
     wanted = {number for members in kept for number in members}
-    rows: dict[int, tuple[int, int, int]] = {}
+    if trace.events <= FEW:
+        wanted |= set(range(trace.events))
+    rows: dict[int, tuple[int, int, int, bool]] = {}
     counts: Counter[tuple[int, bool, int]] = Counter()
     for columns in trace.chunks(("enter", "exit", "tid")):
         bins = [(enter - begin) // width for enter in columns.enter]
@@ -78,7 +93,7 @@ def timeline(trace: Trace, windows: Sequence[tuple[int, ...]]) -> Timeline:
         first = columns.first
         for number in wanted & set(range(first, first + len(columns))):
             n = number - first
-            rows[number] = columns.enter[n], columns.exit[n], columns.tid[n]
+            rows[number] = columns.enter[n], columns.exit[n], columns.tid[n], faults[n]
     lanes = _lanes(trace, counts)
     return Timeline(
         begin,
@@ -87,6 +102,14 @@ def timeline(trace: Trace, windows: Sequence[tuple[int, ...]]) -> Timeline:
         tuple(sorted((_window(members, rows) for members in kept), key=lambda one: one.begin)),
         max(0, len(lanes) - LANES),
         len(windows) - len(kept),
+        _marks(rows) if trace.events <= FEW else (),
+    )
+
+
+def _marks(rows: dict[int, tuple[int, int, int, bool]]) -> tuple[Mark, ...]:
+    return tuple(
+        Mark(number, tid, enter, exit_, fault)
+        for number, (enter, exit_, tid, fault) in sorted(rows.items())
     )
 
 
@@ -124,11 +147,11 @@ def _lanes(trace: Trace, counts: Counter[tuple[int, bool, int]]) -> list[Lane]:
     ]
 
 
-def _window(members: tuple[int, ...], rows: dict[int, tuple[int, int, int]]) -> Span:
+def _window(members: tuple[int, ...], rows: dict[int, tuple[int, int, int, bool]]) -> Span:
     there = [rows[number] for number in members]
     return Span(
         members,
-        min(enter for enter, _, _ in there),
-        max(exit_ for _, exit_, _ in there),
-        tuple(sorted({tid for _, _, tid in there})),
+        min(enter for enter, _, _, _ in there),
+        max(exit_ for _, exit_, _, _ in there),
+        tuple(sorted({tid for _, _, tid, _ in there})),
     )

@@ -19,7 +19,7 @@ from spfreplay.cli.options import (
     writing,
 )
 from spfreplay.cli.protocols import ProtocolName, protocols_of
-from spfreplay.cli.reports import Asked, Report, refuse_twice_to_stdout
+from spfreplay.cli.reports import Asked, Report, pictures, refuse_twice_to_stdout
 
 
 @click.command()
@@ -120,7 +120,8 @@ from spfreplay.cli.reports import Asked, Report, refuse_twice_to_stdout
     type=Report(),
     multiple=True,
     metavar="KIND=FILE",
-    help="Write a report more: junit, json, github, text; - is stdout.  May be repeated.",
+    help="Write a report more: html (a page of pictures), junit, json, github, text;"
+    " - is stdout.  May be repeated.",
 )
 @writing
 @talking
@@ -182,6 +183,7 @@ def diff(
         dask=dask or "",
         preemptions=preemptions,
         accept_known=known_defects == "accept",
+        pictures=pictures(reports),
     )
     asked = Asking(
         paths,

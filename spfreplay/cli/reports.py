@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,10 +12,8 @@ from spfreplay.cli.options import emit
 
 if TYPE_CHECKING:
     from spfreplay.ci import CheckRun
-    from spfreplay.diff import DiffResult
 
 STDOUT: Final = "-"
-_HTML: Final = "spfreplay.report.html"
 
 
 class Asked(NamedTuple):
@@ -46,12 +42,14 @@ class Report(click.ParamType):  # type: ignore[type-arg]
 
 def kinds() -> dict[str, Callable[[CheckRun], str]]:
     """Return kind -> what makes a report of a run."""
-    found: dict[str, Callable[[CheckRun], str]] = {
-        "junit": _junit, "json": _json, "github": _github, "text": _text,
+    return {
+        "junit": _junit, "json": _json, "github": _github, "html": _html, "text": _text,
     }  # fmt: skip
-    if find_spec(_HTML) is not None:
-        found["html"] = _html
-    return found
+
+
+def pictures(asked: Sequence[Asked]) -> bool:
+    """Tell whether one of them is drawn."""
+    return any(each.kind == "html" for each in asked)
 
 
 def refuse_twice_to_stdout(asked: Sequence[Asked]) -> None:
@@ -98,5 +96,6 @@ def _text(run: CheckRun) -> str:
 
 
 def _html(run: CheckRun) -> str:
-    page: Callable[[list[DiffResult]], str] = import_module(_HTML).page
-    return page(run.results)
+    from spfreplay.report import html
+
+    return html.page(run.results)

@@ -44,7 +44,9 @@ def picture(
         steps.append(PicturedStep(told, told.number in matter, changes))
     start = tuple(states[0].get(cell, "") for cell in cells)
     pages = _pages(narration.outcome, legal) if narration.outcome is not None else ()
-    return Picture(cells, start, tuple(steps), first, pages)
+    return Picture(
+        cells, start, tuple(steps), first, pages, tuple(narration.functions.values())
+    )
 
 
 class _Recorder:

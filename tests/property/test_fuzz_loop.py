@@ -50,9 +50,7 @@ def test_coverage_changes_nothing():
 
 
 def test_a_planted_bug_is_found_from_nothing(tmp_path):
-    options = FuzzOptions(
-        "spf-fixed+M50", seed=1, tries=600, corpus=tmp_path, first=True, patience=0
-    )
+    options = FuzzOptions("spf-fixed+M50", seed=1, tries=600, corpus=tmp_path, first=True)
     progress = fuzz(options)
     assert {each.signature.outcome for each in progress.findings} <= {
         "WRITE_RO", "PTE_OUTSIDE_VMA", "PTE_IN_DETACHED_TABLE", "STATE", "RSS_MISMATCH",
