@@ -85,7 +85,7 @@ def add(folder: Path, paths: tuple[str, ...], origin: str, protocol: str, verbos
     return exit_code(codes)
 
 
-def _measure(protocol: str) -> Measure | None:
+def _measure(protocol: str) -> Measure:
     """Return what measures the coverage of a trace."""
     from spfreplay.corpus.measure import measure_of
 

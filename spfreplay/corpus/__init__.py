@@ -2,8 +2,10 @@
 
 entry.py      what is known of a trace, checked, and united where two know different things
 store.py      the folder: adding, reading, removing
+measure.py    what a trace reaches
 minimize.py   the fewest and smallest entries with the same coverage
 merge.py      entries of other folders, none of them trusted
+stats.py      what is in a corpus, in numbers
 """
 
 from spfreplay.corpus.entry import BrokenEntry, Entry, united

@@ -1,4 +1,4 @@
-"""What a trace reaches, measured as fuzzing does."""
+"""What a trace reaches and comes to, measured as fuzzing does."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ if TYPE_CHECKING:
     from spfreplay.trace.container import Trace
 
 
-def measure_of(protocol: str) -> Measure | None:
-    """Return what measures a trace under ``protocol``."""
-    from spfreplay.diff import DiffOptions
+def measure_of(protocol: str) -> Measure:
+    """Return what measures a trace under ``protocol``: every order of every window."""
+    from spfreplay.diff import DIVERGED, DiffOptions
+    from spfreplay.engines import EngineOptions
+    from spfreplay.fuzz.campaign import FuzzOptions
+    from spfreplay.fuzz.trial import Thorough
     from spfreplay.pipeline import diff_trace
 
+    thorough = Thorough(EngineOptions(protocol), FuzzOptions().steps)
+
     def measured(trace: Trace) -> Mapping[str, Any]:
-        verdict = diff_trace(trace, DiffOptions(protocol)).verdict
-        return {"verdicts": {protocol: verdict}}
+        verdict = diff_trace(trace, DiffOptions(protocol, explore=False)).verdict
+        windows = thorough.explore(trace)
+        if any(window.illegal for window in windows):
+            verdict = DIVERGED
+        features = {feature for window in windows for feature in window.features}
+        return {"features": features, "verdicts": {protocol: verdict}}
 
     return measured

@@ -26,7 +26,7 @@ class Listed(NamedTuple):
 class Stats:
     """A whole corpus.
 
-    :param kinds: what features begin with, up to the first space -> how many.
+    :param kinds: what features begin with, up to the first colon -> how many.
     :param verdicts: (protocol, verdict) -> entries.
     """
 
@@ -71,7 +71,7 @@ def stats(corpus: Corpus) -> Stats:
         else:
             threads = len(trace.tables.threads)
             listed.append(Listed(entry, trace.events, threads, size, alone))
-    kinds = Counter(feature.partition(" ")[0] for feature in times)
+    kinds = Counter(feature.partition(":")[0] for feature in times)
     verdicts = Counter(pair for entry in found for pair in entry.verdicts.items())
     origins = Counter(origin for entry in found for origin in entry.meta["origin"])
     return Stats(

@@ -76,8 +76,8 @@ def merged(found: Merged) -> str:
     """Say what became of entries that came in."""
     parts = [
         f"{len(found.added):,} added",
-        f"{len(found.united):,} of which more is known now",
-        f"{len(found.known):,} known already",
+        f"{len(found.united):,} united with what was known",
+        f"{len(found.known):,} already there",
         f"{len(found.refused):,} refused",
     ]
     return _text([", ".join(parts)])

@@ -221,3 +221,39 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path, capsys, verb):
     code, out, err = run(capsys, verb, tmp_path / "nothing")
     assert (code, out) == (3, "")
     assert err == f"spfreplay: {tmp_path}/nothing: expected a folder\n"
+
+
+RACE = """spfreplay text 1
+thread 1 pid=1
+thread 2 pid=1
+image 0 brk=0x5000
+  vma 0x20000000-0x20002000 rw-p anon anon_vma
+  page 0x20000000 anon|write|dirty
+exec mm0 image=0
+T1 fork T2 mm0 vm|thread
+@1ms..2ms T1 madvise 0x20000000 8K dontneed = 0
+@1ms..2ms T2 madvise 0x20000000 8K dontneed = 0
+"""
+
+
+def test_what_is_added_by_hand_is_measured(tmp_path, capsys):
+    path = tmp_path / "t.txt"
+    path.write_text(RACE)
+    folder = tmp_path / "corpus"
+    assert run(capsys, "add", folder, path)[0] == 0
+    assert run(capsys, "add", folder, path, "--protocol", "spf-fixed")[1].startswith(
+        "0 added, 1"
+    )
+    (entry,) = Corpus(folder)
+    assert entry.verdicts == {"spf-fixed": "MATCH", "spf-v11": "DIVERGED"}
+    assert any(feature.startswith("pair:vm_write_begin.") for feature in entry.features)
+
+
+def test_merged_with_measure_nothing_is_believed(tmp_path, capsys):
+    there = Corpus(tmp_path / "there")
+    there.add(RACE, {"features": ["made up"], "verdicts": {"spf-v11": "MATCH"}})
+    here = tmp_path / "here"
+    assert run(capsys, "merge", here, there.folder, "--measure")[0] == 0
+    (entry,) = Corpus(here)
+    assert entry.verdicts == {"spf-v11": "DIVERGED"}
+    assert "made up" not in entry.features
