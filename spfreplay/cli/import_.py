@@ -42,6 +42,13 @@ _FORMATS: Final = ("perf.data", "perf-script", "trace-cmd")
     help="A recording by spfreplay of the same run: checkpoints and page cache from it.",
 )
 @click.option(
+    "--elf",
+    metavar="ROOT",
+    type=click.Path(exists=True, file_okay=False),
+    multiple=True,
+    help="Rebuild initial maps that were not recorded from the programs under ROOT.",
+)
+@click.option(
     "--without",
     metavar="EVENT",
     multiple=True,
@@ -54,6 +61,7 @@ def import_(
     form: str | None,
     pids: tuple[int, ...],
     beside: str,
+    elf: tuple[str, ...],
     without: tuple[str, ...],
     quiet: bool,
     verbose: bool,
@@ -63,7 +71,8 @@ def import_(
     trace-cmd report -t.  - is stdin.
 
     What the file does not say is inferred or left out, and counted: check says
-    how far the trace can be believed.  No path in FILE is opened.  The line that
+    how far the trace can be believed.  No path in FILE is opened
+    without --elf.  The line that
     records all that is of use elsewhere: spfreplay record --print-perf-command.
     """
     from spfreplay.imports.loading import ImportOptions, load
@@ -73,7 +82,7 @@ def import_(
     for name in without:
         if name not in NAMES:
             raise click.BadParameter(f"{name}: not an event that is imported")
-    options = ImportOptions(form or "", frozenset(pids), beside, frozenset(without))
+    options = ImportOptions(form or "", frozenset(pids), beside, frozenset(without), elf)
     imported = load(path, options)
     write_imported(imported, output)
     if not quiet:

@@ -13,9 +13,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from spfreplay.imports import gathered as g
+from spfreplay.imports.elf import ElfFiles
 from spfreplay.imports.files import ImportedFiles
 from spfreplay.imports.gathered import Gathered
-from spfreplay.imports.infer import Text, drop_spaces, fill_spaces, guess_codes
+from spfreplay.imports.infer import (
+    Text,
+    drop_spaces,
+    fill_spaces,
+    guess_codes,
+    rebuild_spaces,
+)
 from spfreplay.imports.spaces import Overlay, Space, with_flags
 from spfreplay.record import catalog as k
 from spfreplay.record.convert import Converter
@@ -58,6 +65,8 @@ class Importer(Converter):
         self.gathered = gathered
         self.missing: Counter[str] = Counter()
         self.text: Text | None = None
+        self.elf: ElfFiles | None = None  # where programs may be looked up
+        self.rebuilt = 0  # initial maps rebuilt from ELF files
         self.spaces: list[Space] = []
         #: rows of faults whose error code must be guessed
         self.guessed: list[int] = []
@@ -69,6 +78,7 @@ class Importer(Converter):
         self._early: dict[int, list[int]] = {}  # tid -> where execve itself faulted
         #: processes whose exec still waits for a counter to tell its pages
         self._counted: dict[int, Space] = {}
+        self._programs: dict[int, str] = {}  # pid -> file name of its exec
         self._anon: dict[int, int] = {}  # pid -> anonymous pages during its execve
         self._bare: set[int] = set()  # mms that were there before, without maps
         self._dropped: set[int] = set()  # those of them that an exec replaced
@@ -280,7 +290,11 @@ class Importer(Converter):
                 return c.CLONE_VM | c.CLONE_VFORK
         return 0
 
-    def _exec(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
+    def _exec(self, ts: int, cpu: int, values: tuple[Any, ...]) -> None:
+        """Take an exec; texts have the name of the program as a fourth value."""
+        if len(values) > 3:
+            self._programs[values[1]] = values[3]
+        values = values[0], values[1], values[2]
         task = self._known(values[2], ts) if 0 < values[1] <= MAX_TID else None
         if task is None:
             return
@@ -293,6 +307,7 @@ class Importer(Converter):
         overlay = self._overlays.pop(pid, None)
         lines = overlay.lines if overlay is not None else []
         exe = overlay.first if overlay is not None else ""
+        exe = exe if exe and not exe.startswith("[") else self._programs.get(pid, "")
         return Snapshot(
             ts, pid, "exec", comm=self._comms.get(pid, ""), exe=exe,
             lines=[with_flags(one) for one in lines],
@@ -404,6 +419,13 @@ class Importer(Converter):
             self.guessed.append(row)
             self._soft_kernel |= not err & c.X86_PF_USER
 
+    def note_paths(self, lines: list[MapLine]) -> None:
+        """Take the names of files from mappings that were found out later."""
+        self._naming.note_paths(lines)
+        for one in lines:
+            if one.backed:
+                self.files.by_key((*one.dev, one.ino), one.path)
+
     # -- page cache ---------------------------------------------------------------
 
     def _cache_add(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
@@ -422,6 +444,8 @@ class Importer(Converter):
         cap = super().finish()
         if self._dropped:
             self.counts["events before the first exec"] = drop_spaces(self.rows, self._dropped)
+        if self.elf is not None:
+            self.rebuilt = rebuild_spaces(self, self.elf)
         fill_spaces(self)
         guess_codes(self.rows, self.images, self.guessed, self.text)
         if self.gathered.sampled:
@@ -461,4 +485,9 @@ class Importer(Converter):
         told[missing.ARGUMENTS] += sum(
             one.whole and one.strings < 0 and bool(one.snapshot.lines) for one in self.spaces
         )
+        told[missing.MAPS_FROM_ELF] += self.rebuilt
+        told[missing.MAPS_FROM_RECORDS] -= self.rebuilt
         told[missing.MAPS_FROM_RECORDS] += sum(bool(one.snapshot.lines) for one in self.spaces)
+        told[missing.DATA_MAPS] += sum(
+            one.whole and bool(one.snapshot.lines) and one.stack is None for one in self.spaces
+        )

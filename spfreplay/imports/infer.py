@@ -6,14 +6,19 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
+from spfreplay.imports.elf import STACKS, ElfFiles, Seen, rebuild
 from spfreplay.imports.spaces import STACK_REACH, Space
 from spfreplay.record.checkpoint import make_checkpoint, make_image
+from spfreplay.record.files import Key
 from spfreplay.record.rows import Rows
 from spfreplay_reference import contract as c
 from spfreplay_reference.contract import InitialImage
 
 if TYPE_CHECKING:
     from spfreplay.imports.build import Importer
+
+#: Faults on instructions looked at to find where a program lies.
+MOST_FETCHES: Final = 4096
 
 
 def fill_spaces(importer: Importer) -> None:
@@ -31,6 +36,46 @@ def fill_spaces(importer: Importer) -> None:
         space.snapshot.brk = _start_brk(space, breaks.get(space.mm.id, 0))
         checkpoint = make_checkpoint(space.snapshot, 0, 0, space.mm.id, importer.files)
         importer.images[space.image] = make_image(checkpoint)
+
+
+def rebuild_spaces(importer: Importer, files: ElfFiles) -> int:
+    """Rebuild the maps that were not recorded, or only in part; return how many."""
+    lacking = {one.mm.id: one for one in importer.spaces if one.whole and one.stack is None}
+    fetches: dict[int, list[int]] = {mm: [] for mm in lacking}
+    stacks = dict.fromkeys(lacking, -1)
+    columns = importer.rows.columns
+    rows = zip(columns.op, columns.mm, columns.a0, columns.a1, strict=True)
+    for op, mm, addr, code in rows:
+        if op == c.OP_ACCESS and mm in lacking:
+            if code & c.X86_PF_INSTR and len(fetches[mm]) < MOST_FETCHES:
+                fetches[mm].append(addr)
+            elif addr > max(stacks[mm], STACKS) and not code & c.X86_PF_PROT:
+                stacks[mm] = addr
+    rebuilt = 0
+    for mm, space in lacking.items():
+        seen = Seen(space.snapshot.exe, fetches[mm], stacks[mm])
+        if rebuild(space, seen, files):
+            rebuilt += 1
+            _learn_files(importer, space)
+    return rebuilt
+
+
+def _learn_files(importer: Importer, space: Space) -> None:
+    """Give rebuilt mappings the inodes that fault-around on them read."""
+    columns = importer.rows.columns
+    lines = space.snapshot.lines
+    inodes: dict[str, Key] = {}
+    for row, key in importer.faults.around.items():
+        if columns.mm[row] == space.mm.id:
+            addr = columns.a0[row]
+            for one in lines:
+                if one.start <= addr < one.end and one.path.startswith("/"):
+                    inodes.setdefault(one.path, key)
+    for at, line in enumerate(lines):
+        found = inodes.get(line.path)
+        if found is not None and line.backed:
+            lines[at] = line._replace(dev=found[:2], ino=found[2])
+    importer.note_paths(lines)
 
 
 def drop_spaces(rows: Rows, mms: set[int]) -> int:

@@ -12,6 +12,7 @@ from spfreplay.engines.player import patient_collector
 from spfreplay.errors import TraceError
 from spfreplay.imports.beside import take_from
 from spfreplay.imports.build import Importer
+from spfreplay.imports.elf import ElfFiles
 from spfreplay.imports.gathered import Gathered
 from spfreplay.imports.input import Input, open_input
 from spfreplay.imports.pagecache import fill_page_cache
@@ -42,12 +43,15 @@ class ImportOptions:
     only these processes and what they fork.  ``beside`` is the path of a trace
     that spfreplay recorded of the same run: checkpoints, page cache and kernel
     settings come from it.  ``without`` are events that are taken for not recorded.
+    ``elf`` are folders under which the programs of the trace may be looked up, to
+    rebuild initial maps that were not recorded; none = nothing is opened.
     """
 
     form: str = ""
     pids: frozenset[int] = frozenset()
     beside: str = ""
     without: frozenset[str] = frozenset()
+    elf: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -139,6 +143,8 @@ def _feed(given: Input, gathered: Gathered, options: ImportOptions) -> tuple[Imp
                 before = batch  # what was there before, and nothing else yet
                 continue
             importer = Importer(gathered, t0, options.pids)
+            if options.elf:
+                importer.elf = ElfFiles(options.elf, gathered.build_ids)
         _check(given, batch)
         importer.feed(batch)
         records += len(batch)

@@ -26,7 +26,7 @@ _ARGUMENT: Final = re.compile(
     re.S,
 )
 _CHILD: Final = re.compile(rb".* child_pid=(\d{1,10})\b")
-_EXEC: Final = re.compile(rb".* pid=(\d{1,10}) old_pid=(\d{1,10})\b")
+_EXEC: Final = re.compile(rb"\s*filename=(.*) pid=(\d{1,10}) old_pid=(\d{1,10})\b")
 _EXIT: Final = re.compile(rb".* pid=(\d{1,10}) prio=-?\d+(?: group_dead=(\w+))?")
 _SIGNAL: Final = re.compile(rb"^\s*sig=(\d{1,4}) errno=-?\d+ code=(-?\d{1,10}) ")
 _POINTER: Final = re.compile(rb"^\s*(?:mm=|mt_mod )(0x[0-9a-f]{1,16})")
@@ -170,7 +170,8 @@ def _fork(tid: int, text: bytes) -> tuple[Any, ...]:
 
 def _exec(tid: int, text: bytes) -> tuple[Any, ...]:
     found = _found(_EXEC, text)
-    return tid, int(found[1]), int(found[2])
+    name = found[1].decode("utf-8", "surrogateescape")
+    return tid, int(found[2]), int(found[3]), name
 
 
 def _task_exit(tid: int, text: bytes) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ class Gap(NamedTuple):
 MAPS_FROM_RECORDS: Final = "maps-from-mmap-records"
 MAPS_FROM_ELF: Final = "maps-from-elf"
 BEGAN_RUNNING: Final = "began-running"
+DATA_MAPS: Final = "no-data-maps"
 ERROR_CODES: Final = "no-error-codes"
 KERNEL_FAULTS: Final = "no-kernel-faults"
 USER_FAULTS: Final = "no-user-faults"
@@ -45,6 +46,7 @@ GAPS: Final[dict[str, Gap]] = {
     MAPS_FROM_ELF: Gap("C", "{} initial maps, rebuilt from ELF files"),
     ARGUMENTS: Gap("B", "{} programs: the pages of arguments are a guess"),
     BEGAN_RUNNING: Gap("D", "{} processes ran before: their pages are unknown"),
+    DATA_MAPS: Gap("D", "{} initial maps of code alone: record with -d"),
     ERROR_CODES: Gap("D", "{} faults, of which read or write is a guess"),
     KERNEL_FAULTS: Gap("D", "faults in kernel mode were not recorded"),
     USER_FAULTS: Gap("D", "faults in user mode were not recorded"),

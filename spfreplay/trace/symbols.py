@@ -11,12 +11,15 @@ import os
 import stat
 import struct
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
+
+T = TypeVar("T")
 
 MAX_ELF: Final = 1 << 30
 MAX_SECTION: Final = 64 << 20
@@ -37,6 +40,34 @@ class Symbol:
 
     def __str__(self) -> str:
         return f"{self.name}+{self.offset:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a program that execve maps: addresses and offsets in bytes."""
+
+    address: int
+    memory: int
+    offset: int
+    size: int  # in the file; what memory has beyond it is zero
+    flags: int  # PF_X 1, PF_W 2, PF_R 4
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How execve lays out an ELF file; ``interpreter`` is a path, or ""."""
+
+    fixed: bool  # linked for its addresses, not relocated
+    entry: int
+    interpreter: str
+    segments: tuple[Segment, ...]
+    build_id: str
+    file_size: int
+
+
+def program(path: str | os.PathLike[str]) -> Program | None:
+    """Return the layout of the ELF file at ``path``, None for anything else."""
+    return _open(path, _program)
 
 
 def build_id(path: str | os.PathLike[str]) -> str:
@@ -110,6 +141,10 @@ class _Image:
 
 def _load(path: str | os.PathLike[str]) -> _Image | None:
     """Return what is in the ELF file at ``path``, None for anything else."""
+    return _open(path, _Image)
+
+
+def _open(path: str | os.PathLike[str], read: Callable[[ELFFile], T]) -> T | None:
     try:
         # O_NONBLOCK: a pipe or a device behind the path must not hold us up.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -120,10 +155,10 @@ def _load(path: str | os.PathLike[str]) -> _Image | None:
         os.close(fd)
         return None
     with open(fd, "rb") as file:
-        return _parse(file)
+        return _parse(file, read)
 
 
-def _parse(file: IO[bytes]) -> _Image | None:
+def _parse(file: IO[bytes], read: Callable[[ELFFile], T]) -> T | None:
     try:
         if file.read(4) != b"\x7fELF":
             return None
@@ -133,11 +168,30 @@ def _parse(file: IO[bytes]) -> _Image | None:
             return None
         if elf.elfclass != 64 or not elf.little_endian:
             return None
-        return _Image(elf)
+        return read(elf)
     except Exception:
         # pyelftools raises whatever a garbled file makes it trip over, from
         # AttributeError to UnicodeDecodeError.  Names are a convenience.
         return None
+
+
+def _program(elf: ELFFile) -> Program:
+    segments = []
+    interpreter = ""
+    for one in islice(elf.iter_segments(), MAX_SEGMENTS):
+        if one["p_type"] == "PT_LOAD":
+            segments.append(
+                Segment(
+                    int(one["p_vaddr"]), int(one["p_memsz"]), int(one["p_offset"]),
+                    int(one["p_filesz"]), int(one["p_flags"]) & 7,
+                )
+            )  # fmt: skip
+        elif one["p_type"] == "PT_INTERP" and int(one["p_filesz"]) < MAX_NAME:
+            interpreter = bytes(one.data()).rstrip(b"\0").decode()
+    return Program(
+        elf["e_type"] == "ET_EXEC", int(elf["e_entry"]), interpreter, tuple(segments),
+        _read_build_id(elf), os.fstat(elf.stream.fileno()).st_size,
+    )  # fmt: skip
 
 
 def _data(elf: ELFFile, name: str) -> bytes:

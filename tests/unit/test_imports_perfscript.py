@@ -77,7 +77,7 @@ def test_a_line_is_read_whatever_fields_were_printed(line, time, cpu, tid):
         ("sched:sched_process_fork: comm=a pid=1 b pid=9 child_comm=a child_pid=77"
          " child_pid=78", k.RAW_FORK, (78,)),
         ("sched:sched_process_exec: filename=./a pid=1 old_pid=2 pid=9 old_pid=10",
-         k.RAW_EXEC, (9, 10)),
+         k.RAW_EXEC, (9, 10, "./a pid=1 old_pid=2")),
         ("sched:sched_process_exit: comm=a pid=9 prio=120 group_dead=true",
          k.RAW_TASK_EXIT, (9, True)),
         ("sched:sched_process_exit: comm=a pid=9 prio=120", k.RAW_TASK_EXIT, (9, False)),
