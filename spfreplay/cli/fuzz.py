@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -34,9 +35,17 @@ class Amount(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float | None, int | None]:
         if isinstance(value, tuple):
             return value[0], value[1]
-        if value.isdecimal():
-            return None, int(value)
-        return Duration().convert(value, param, ctx) / 1e9, None
+        found = (
+            (None, int(value))
+            if value.isdecimal()
+            else (self._seconds(value, param, ctx), None)
+        )
+        if not any(found):
+            self.fail("a budget is more than nothing", param, ctx)
+        return found
+
+    def _seconds(self, value: Any, param: Any, ctx: Any) -> float:
+        return Duration().convert(value, param, ctx) / 1e9
 
 
 @click.command()
@@ -55,6 +64,14 @@ class Amount(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     metavar="DIR",
     help="What is kept, and taken up again; findings go to DIR/findings.",
+)
+@click.option(
+    "--from",
+    "seeds",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="Begin with the traces (*.txt) of this folder, which is left alone.",
 )
 @click.option(
     "--budget",
@@ -111,6 +128,7 @@ def fuzz(
     mutate: tuple[str, ...],
     file_faults: bool,
     corpus: Path,
+    seeds: tuple[Path, ...],
     budget: tuple[float | None, int | None],
     first: bool,
     patience: int,
@@ -147,6 +165,7 @@ def fuzz(
         jobs=jobs or workers(),
         dask=dask,
         corpus=corpus,
+        seeds=seeds,
         first=first,
         patience=patience / 1e9,
         accept_known=known_defects == "accept",
@@ -209,8 +228,12 @@ class _Lines:
         if self.quiet or now - self._last < (0.5 if self.terminal else HEARTBEAT):
             return
         self._last = now
-        line = f"spfreplay: {text_fuzz.status(progress)}"
-        click.echo(f"\r{line}\x1b[K" if self.terminal else line, err=True, nl=not self.terminal)
+        line = text_fuzz.status(progress)
+        if self.terminal:
+            width = shutil.get_terminal_size().columns - 1
+            click.echo(f"\r{line[:width]}\x1b[K", err=True, nl=False)
+        else:
+            click.echo(f"spfreplay: {line}", err=True)
 
     def finding(self, finding: Finding) -> None:
         from spfreplay.report import text_fuzz

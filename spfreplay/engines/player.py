@@ -85,6 +85,12 @@ PLAYED_COLUMNS: Final = (
     "op", "flags", "tid", "mm", "a0", "a1", "a2", "a3", "a4", "a5", "ret",
 )  # fmt: skip
 
+#: What an engine raises that has come to something it does not know: a planted bug may
+#: make it follow what is not there.
+_FAULTS_OF_AN_ENGINE: Final = (
+    NotImplementedError, LookupError, ArithmeticError, TypeError, AttributeError,
+)  # fmt: skip
+
 #: How many results that differ from the recording are listed one by one.
 LISTED_MISMATCHES: Final = 50
 
@@ -270,7 +276,7 @@ class Player:
                 stamp += 1
         except ModelError as error:
             raise ModelError(f"event {stamp}: {error}") from error
-        except (NotImplementedError, LookupError, ArithmeticError, TypeError) as error:
+        except _FAULTS_OF_AN_ENGINE as error:
             raise ModelError(f"event {stamp}: {type(error).__name__}: {error}") from error
 
     def _other(self, columns: Columns, i: int, op: int) -> int:

@@ -29,6 +29,10 @@ from spfreplay.signature import RECORDED
 _CURIOUS: Final = 0.08
 #: share that is made of random bytes, not of other traces
 _FRESH: Final = 0.35
+#: A planted bug may make an engine follow what is not there, as far as it goes.
+_CANNOT_PLAY: Final = (
+    SpfreplayError, LookupError, ArithmeticError, TypeError, AttributeError,
+)  # fmt: skip
 #: findings of one kind that a batch reports
 _OF_A_KIND: Final = 2
 
@@ -134,39 +138,41 @@ class _Batch:
         self.done.tried += 1
         try:
             quick = try_once(draft, seed, self.job.engine)
-        except SpfreplayError as error:
+        except _CANNOT_PLAY as error:
             self._refuse(error)
             return
         if quick is not None and (quick.illegal or curious or self._is_new(quick)):
-            self._explore(draft, quick)
+            self._explore(draft)
 
     def _is_new(self, quick: Quick) -> bool:
         known, new = self.job.known, self.new
         return any(each not in known and each not in new for each in quick.features)
 
-    def _explore(self, draft: Draft, quick: Quick | None = None) -> None:
+    def _explore(self, draft: Draft) -> None:
+        features: set[str] = set()
+        diverged = False
         try:
             draft = completed(draft)
-            windows = self.explorer.explore(trace_of(draft))
-        except SpfreplayError as error:
+            for window in self.explorer.explore(trace_of(draft)):
+                self.done.explored += 1
+                features |= window.features
+                diverged = self._judge(draft, window) or diverged
+        except _CANNOT_PLAY as error:
             self._refuse(error)
             return
-        self.done.explored += len(windows)
-        features = set().union(*(window.features for window in windows))
-        for window in windows:
-            self._judge(draft, window)
         fresh = features - self.job.known - self.new
         if fresh and len(draft.events) <= MOST_EVENTS:
             self.new |= fresh
-            diverged = any(window.illegal for window in windows) or self._play(draft)
+            diverged = self._play(draft) or diverged
             self.done.kept.append(Kept(draft, frozenset(features), diverged))
 
-    def _judge(self, draft: Draft, window: Window) -> None:
-        """Report what of a window is illegal, a few of each kind."""
+    def _judge(self, draft: Draft, window: Window) -> bool:
+        """Report what of a window is illegal, a few of each kind; tell whether anything is."""
         events = [draft.events[member] for member in window.members]
         for illegal in window.illegal:
             for finding in illegal.findings:
                 self._report(draft, kind_of(events, finding))
+        return bool(window.illegal)
 
     def _play(self, draft: Draft) -> bool:
         """Compare both engines in the recorded order; tell whether they differ."""
@@ -184,6 +190,6 @@ class _Batch:
         if self.done.kinds[kind] <= _OF_A_KIND:
             self.done.found.append(Found(draft, kind))
 
-    def _refuse(self, error: SpfreplayError) -> None:
-        what = str(error) if isinstance(error, ModelError) else type(error).__name__
+    def _refuse(self, error: Exception) -> None:
+        what = str(error) if isinstance(error, ModelError) else repr(error)
         self.done.refused[what.rpartition(": ")[2][:80]] += 1

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from spfreplay.corpus import Corpus
 from spfreplay.diff import DiffOptions
 from spfreplay.engines import EngineOptions
-from spfreplay.errors import TraceError
+from spfreplay.errors import CannotError, TraceError
 from spfreplay.executors import executor, in_order
 from spfreplay.fuzz.batch import Done, Job, Kept, run_batch
 from spfreplay.fuzz.draft import Draft
@@ -52,6 +52,7 @@ class FuzzOptions(NamedTuple):
     jobs: int = 1
     dask: str = ""
     corpus: Path = Path("corpus")
+    seeds: tuple[Path, ...] = ()  # folders of traces to begin with
     first: bool = False  # stop at the first finding
     accept_known: bool = False
     patience: float = 20.0  # seconds for shrinking a finding
@@ -115,6 +116,7 @@ def fuzz(
     :raises CannotError: it cannot be written
     """
     campaign = _Campaign(options, on_progress, on_finding, stop)
+    campaign.write()  # what cannot be written is noticed now
     try:
         campaign.run()
     except KeyboardInterrupt:
@@ -165,11 +167,11 @@ class _Campaign:
             self._fold(self._pending.popleft())
 
     def close(self) -> None:
-        """Write down where it stands."""
+        """Take in what has come back, and write down where it stands."""
         while self._pending:
             self._fold(self._pending.popleft())
         self.findings.close()
-        self._write()
+        self.write()
 
     # -- what is to be done -----------------------------------------------------
 
@@ -236,7 +238,7 @@ class _Campaign:
         if self.on_progress is not None:
             self.on_progress(progress)
         if time.monotonic() - self._written >= _WRITE_EVERY:
-            self._write()
+            self.write()
 
     def _fold(self, done: Done) -> None:
         """Take the traces of a batch into the corpus that still meet something new."""
@@ -259,26 +261,33 @@ class _Campaign:
             self.progress.added += 1
 
     def _read_corpus(self) -> None:
-        """Let everything in the folder be looked at first, by the protocol at hand."""
+        """Let all that is there be looked at first, by the protocol at hand."""
+        known = self.progress.features
         for entry in self.corpus.examine():
             if isinstance(entry, TraceError):
                 self.progress.passed_over.append(str(entry))
-                continue
-            try:
-                trace = open_trace(entry.path, max_events=MOST_EVENTS)
-                draft = Draft(trace.tables, list(read_events(trace)))
-            except TraceError as error:
-                self.progress.passed_over.append(str(error))
-                continue
-            if self.progress.features.issuperset(entry.features) and entry.features:
-                self.progress.drafts.append(draft)
-            else:
-                self._given.append(draft)
+            elif (draft := self._read(entry.path)) is not None:
+                seen = bool(entry.features) and known.issuperset(entry.features)
+                (self.progress.drafts if seen else self._given).append(draft)
+        if not self.state.batches:
+            for folder in self.options.seeds:
+                drafts = map(self._read, sorted(folder.glob("*.txt")))
+                self._given.extend(draft for draft in drafts if draft is not None)
+
+    def _read(self, path: Path) -> Draft | None:
+        """Return a trace as something to start from; None if it cannot be."""
+        try:
+            trace = open_trace(path, max_events=MOST_EVENTS)
+            return Draft(trace.tables, list(read_events(trace)))
+        except TraceError as error:
+            self.progress.passed_over.append(str(error))
+            return None
 
     def _seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write down where it stands.  :raises CannotError: that is not possible"""
         state, progress = self.state, self.progress
         self._written = time.monotonic()
         before, counts = self.before, progress.counts
@@ -289,7 +298,11 @@ class _Campaign:
         state.complete = before.complete + counts["complete"]
         state.features = sorted(progress.features)
         state.found = sorted(self.findings.earlier | self.findings.found.keys())
-        state.write(self.options.corpus)
+        try:
+            state.write(self.options.corpus)
+        except OSError as error:
+            what = f"{self.options.corpus}: cannot be written: {error.strerror}"
+            raise CannotError(what) from error
 
 
 def _diff_options(options: FuzzOptions) -> DiffOptions:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -148,16 +148,16 @@ class Thorough:
         self.counts: Counter[str] = Counter()
         self._seen: dict[bytes, Seen] = {}
 
-    def explore(self, trace: Trace) -> list[Window]:
-        """Explore all windows of a trace of several threads.
+    def explore(self, trace: Trace) -> Iterator[Window]:
+        """Explore all windows of a trace of several threads, one after the other.
 
         :raises ModelError: an engine failed
         """
         windows = cut(trace)[1]
-        if not windows:
-            return []
-        parts = list(cases(trace, windows, self.options))
-        return [self._window(part, part.case) for part in parts if part.case is not None]
+        if windows:
+            for part in cases(trace, windows, self.options):
+                if part.case is not None:
+                    yield self._window(part, part.case)
 
     def _window(self, part: Part, case: Case) -> Window:
         case, name = renamed(case)
