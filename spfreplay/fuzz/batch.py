@@ -169,9 +169,11 @@ class _Batch:
     def _judge(self, draft: Draft, window: Window) -> bool:
         """Report what of a window is illegal, a few of each kind; tell whether anything is."""
         events = [draft.events[member] for member in window.members]
+        # What comes behind the window has no part in it, and may hide it.
+        begun = Draft(draft.tables, draft.events[: window.members[-1] + 1])
         for illegal in window.illegal:
             for finding in illegal.findings:
-                self._report(draft, kind_of(events, finding))
+                self._report(begun, kind_of(events, finding))
         return bool(window.illegal)
 
     def _play(self, draft: Draft) -> bool:

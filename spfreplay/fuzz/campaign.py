@@ -233,6 +233,8 @@ class _Campaign:
             self.findings.take(one, self.before.seconds + self._seconds(), progress.tried)
         progress.findings = list(self.findings.found.values())
         progress.lost = len(self.findings.lost)
+        progress.refused += self.findings.refused
+        self.findings.refused.clear()
         self._pending.append(done)
         self.state.batches = done.number + 1
         if self.on_progress is not None:

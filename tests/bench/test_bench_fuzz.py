@@ -61,7 +61,7 @@ def test_every_order_each():
     fresh = [window for window in windows if not window.cached]
     complete = sum(window.complete for window in fresh)
     print(
-        f"\n{len(found) / seconds:,.0f} traces/s explored, {len(fresh) / seconds:,.0f} windows/s"
+        f"\n{len(found) / seconds:,.0f} traces/s explored, {len(fresh) / seconds:,.0f} windows"
     )
     print(f"  of {len(fresh)} windows that were not known {complete} completely")
     hits = explorer.counts["hits"] - before["hits"]
