@@ -9,7 +9,7 @@ import click
 
 from spfreplay.cli.options import talking
 
-_FORMATS: Final = ("perf.data", "perf-script", "trace-cmd")
+_FORMATS: Final = ("perf.data", "perf-script", "trace-cmd", "strace")
 
 
 @click.command(name="import")
@@ -54,6 +54,12 @@ _FORMATS: Final = ("perf.data", "perf-script", "trace-cmd")
     multiple=True,
     help="Import as if EVENT had not been recorded, to see what it is worth.",
 )
+@click.option(
+    "--strace",
+    metavar="TEXT",
+    default="",
+    help="The calls of the same run, by strace -f -ttt -T -y, where FILE has faults only.",
+)
 @talking
 def import_(
     path: str,
@@ -63,12 +69,13 @@ def import_(
     beside: str,
     elf: tuple[str, ...],
     without: tuple[str, ...],
+    strace: str,
     quiet: bool,
     verbose: bool,
     color: str,
 ) -> int:
-    """Make a trace of FILE: a perf.data, the text of perf script, or that of
-    trace-cmd report -t.  - is stdin.
+    """Make a trace of FILE: a perf.data, or the text of perf script, of
+    trace-cmd report -t, or of strace -f -ttt -T -y.  - is stdin.
 
     What the file does not say is inferred or left out, and counted: check says
     how far the trace can be believed.  No path in FILE is opened
@@ -82,7 +89,9 @@ def import_(
     for name in without:
         if name not in NAMES:
             raise click.BadParameter(f"{name}: not an event that is imported")
-    options = ImportOptions(form or "", frozenset(pids), beside, frozenset(without), elf)
+    options = ImportOptions(
+        form or "", frozenset(pids), beside, frozenset(without), elf, strace
+    )
     imported = load(path, options)
     write_imported(imported, output)
     if not quiet:

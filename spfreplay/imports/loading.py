@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from spfreplay import __version__
@@ -18,6 +18,8 @@ from spfreplay.imports.input import Input, open_input
 from spfreplay.imports.pagecache import fill_page_cache
 from spfreplay.imports.perfdata import read_perf_data
 from spfreplay.imports.perfscript import is_perf_script, read_perf_script
+from spfreplay.imports.strace import is_strace, read_strace
+from spfreplay.imports.together import processes_of, together
 from spfreplay.imports.tracecmd import is_trace_cmd, read_trace_cmd
 from spfreplay.imports.without import without
 from spfreplay.record.ring import RawRecord
@@ -32,6 +34,7 @@ READERS: Final[dict[str, Callable[[Input], Gathered]]] = {
     "perf.data": read_perf_data,
     "perf-script": read_perf_script,
     "trace-cmd": read_trace_cmd,
+    "strace": read_strace,
 }
 
 
@@ -45,6 +48,8 @@ class ImportOptions:
     settings come from it.  ``without`` are events that are taken for not recorded.
     ``elf`` are folders under which the programs of the trace may be looked up, to
     rebuild initial maps that were not recorded; none = nothing is opened.
+    ``strace`` is the path of a text of strace: the calls
+    of the same run, where the input has its faults only.
     """
 
     form: str = ""
@@ -52,6 +57,7 @@ class ImportOptions:
     beside: str = ""
     without: frozenset[str] = frozenset()
     elf: tuple[str, ...] = ()
+    strace: str = ""
 
 
 @dataclass(slots=True)
@@ -79,6 +85,10 @@ def load(
     gathered = READERS[options.form or recognise(given)](given)
     if options.without:
         gathered = without(gathered, options.without)
+    if options.strace:
+        calls = read_strace(open_input(options.strace))
+        options = replace(options, pids=options.pids or processes_of(calls))
+        gathered = together(gathered, calls, options.strace)
     return assemble(given, gathered, options)
 
 
@@ -96,9 +106,11 @@ def recognise(given: Input) -> str:
         given.refuse(0, "a trace.dat: import its text, trace-cmd report -t")
     if is_perf_script(head):
         return "perf-script"
-    if not is_trace_cmd(head):
+    if is_trace_cmd(head):
+        return "trace-cmd"
+    if not is_strace(head):
         given.refuse(0, f"expected one of {', '.join(READERS)}")
-    return "trace-cmd"
+    return "strace"
 
 
 def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Imported:

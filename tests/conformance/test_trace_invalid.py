@@ -27,6 +27,7 @@ COMMANDS = {
     "text": ["check", "FILE"],
     "perf-data": ["import", "-q", "FILE", "-o", "OUT"],
     "perf-script": ["import", "-q", "FILE", "-o", "OUT"],
+    "strace": ["import", "-q", "FILE", "-o", "OUT"],
     "notebook": ["diff", "-q", str(LITMUS), "--resume", "FILE"],
     "baseline": ["diff", "-q", str(LITMUS), "--baseline", "FILE"],
 }
@@ -68,6 +69,8 @@ NOT_PERF_DATA = (
     "MAX_IDS",
     "self._source.refuse(\n",
     "expected PERFILE2",
+    "drops addresses",  # of other formats that are recognised
+    "a trace.dat",
     "reaches beyond the end of the file",
 )
 

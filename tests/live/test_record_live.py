@@ -211,7 +211,16 @@ def test_without_rights_one_line_says_what_is_missing(tmp_path):
         "from spfreplay.cli.record import record; record()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", drop, "-o", str(tmp_path / "t.bin"), "true"],
+        [
+            sys.executable,
+            "-c",
+            drop,
+            "--method",
+            "tracefs",
+            "-o",
+            str(tmp_path / "t.bin"),
+            "true",
+        ],
         capture_output=True,
         text=True,
     )

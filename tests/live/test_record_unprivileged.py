@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from tracing import cannot_record
 
+from spfreplay.diff import DiffOptions
+from spfreplay.imports.loading import ImportOptions, load
+from spfreplay.imports.writing import write_imported
+from spfreplay.pipeline import diff_trace
 from spfreplay.record.byperf import record_by_perf
 from spfreplay.record.files import CacheMapping
 from spfreplay.record.methods import CALLS, PERF, choose
@@ -100,3 +104,21 @@ def test_folios_found_without_privilege_are_those_that_root_sees():
     finally:
         os.close(fd)
     assert (mine.pages, set(mine.folios)) == (truth.pages, set(truth.folios))
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+def test_calls_of_strace_and_faults_of_perf_replay_as_the_kernel_did(tmp_path, programs):
+    perf, text = tmp_path / "perf.data", tmp_path / "strace.txt"
+    events = [f"-e{name}-faults:u" for name in ("minor", "major")]
+    subprocess.run(
+        ["perf", "record", "-q", "-o", perf, "-k", "mono", "-c1", "-d", "-T", "--sample-cpu",
+         *events, "--", "strace", "-f", "-ttt", "-T", "-y", "-o", text, programs / "forkcow"],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    imported = load(str(perf), ImportOptions(strace=str(text)))
+    out = tmp_path / "trace.bin"
+    write_imported(imported, out)
+    result = diff_trace(open_trace(out), DiffOptions(explore=False))
+    assert (result.divergence, result.mismatch_count) == (None, 0)
+    assert result.numbers.calls > 30 and result.numbers.skipped == ()
+    assert len(imported.tables.processes) == 3
