@@ -230,5 +230,22 @@ V11: Final = (
 
 def known_defect(protocol: str, found: Evidence) -> KnownDefect | None:
     """Return the known defect of ``protocol`` that a finding is one of."""
-    known = definitions()[protocol].known if protocol in definitions() else ()
-    return next((each for each in known if each.fits(found)), None)
+    return next((each for each in known_defects_of(protocol) if each.fits(found)), None)
+
+
+def known_defects_of(protocol: str) -> tuple[KnownDefect, ...]:
+    """Return the defects that ``protocol`` is known to have.
+
+    Of a base with fixes, those of the base that are not mended.  With anything else in
+    it none: what is found may be the bug that was planted.
+    """
+    from spfreplay.mutations import FIXES, split
+
+    if protocol in definitions():
+        return definitions()[protocol].known
+    base, ids = split(protocol)
+    if base not in definitions() or not set(ids) <= {fix.id for fix in FIXES}:
+        return ()
+    left = {fix.twin for fix in FIXES if fix.id not in ids}
+    mended = {fix.twin for fix in FIXES} - left
+    return tuple(each for each in definitions()[base].known if each.slug not in mended)

@@ -16,6 +16,7 @@ from spfreplay.errors import ModelError
 from spfreplay.explore import Exploration, Schedule, Witness
 from spfreplay.explore.schedule import count_switches
 from spfreplay.mutants.survey import (
+    MOST_SAMPLED,
     SEARCH_STEPS,
     Settings,
     SurveyedTrace,
@@ -64,6 +65,8 @@ class Hunt:
     mutant: Mutant
     settings: Settings
     deadline: float | None = None  # of time.monotonic()
+    #: steps for each window that is only sampled
+    sample: int = MOST_SAMPLED
     catches: list[Catch] = field(default_factory=list)
     why: dict[str, None] = field(default_factory=dict)
     windows: int = 0
@@ -183,7 +186,7 @@ class Hunt:
         engine = settings.engine(self.mutant.name)
         most = max(SEARCH_STEPS, _MORE * window.steps)
         if not window.complete:
-            most = sampled_steps(len(trace.windows))
+            most = self.sample
         if settings.steps is not None:
             most = settings.steps
         try:
@@ -273,6 +276,12 @@ def hunt(
     """Try one mutation on every trace, until one catches it."""
     began = time.process_time()
     one = Hunt(mutant, settings, deadline)
+    wide = sum(
+        not window.complete and one.touches(window.entered | trace.serial)
+        for trace in traces
+        for window in trace.windows
+    )
+    one.sample = sampled_steps(wide)
     for trace in order(traces, one.changed):
         if one.over:
             break

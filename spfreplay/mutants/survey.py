@@ -32,9 +32,11 @@ from spfreplay.windows import cut
 
 #: steps of a complete search of the base; beyond them a window is sampled
 SEARCH_STEPS: Final = 3_000_000
-#: steps of all windows together that are sampled only, and of one of them
+#: steps of all windows together in which one mutation is only sampled, and of one of them
 SAMPLE_STEPS: Final = 2_000_000
-MOST_SAMPLED: Final = 100_000
+#: steps that the survey of a window may cost that is only sampled
+SURVEY_STEPS: Final = 100_000
+MOST_SAMPLED: Final = 400_000
 LEAST_SAMPLED: Final = 4_000
 
 
@@ -165,7 +167,7 @@ def survey(path: str, base: str, settings: Settings) -> SurveyedTrace:
         if key not in known:
             known.add(key)
             name = str(part.name)
-            found.append(_window(name, key, case, base, settings, costly, len(parts)))
+            found.append(_window(name, key, case, base, settings, costly))
     return SurveyedTrace(
         path,
         trace.sha256,
@@ -196,9 +198,10 @@ def _window(
     base: str,
     settings: Settings,
     costly: bool,
-    windows: int,
 ) -> SurveyedWindow:
-    limit = sampled_steps(windows) if costly else settings.steps or SEARCH_STEPS
+    limit = settings.steps or SEARCH_STEPS
+    if costly:
+        limit = min(limit, SURVEY_STEPS)
     with entered_functions(base) as entered:
         law, found = explored(case, settings.engine(base), limit, settings.seed)
     seen = {key for result in results(found) for key in keys_of(law, result)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from spfreplay.mm.patching import Edit
 from spfreplay.mutations.patch import EQUIV, Patch, hunk, kill
 
 W14: Final = Patch(
@@ -206,17 +207,30 @@ W21: Final = Patch(
     features=("REFCOUNT",),
 )  # fmt: skip
 
+
+def _inherited(field: str, constant: str) -> tuple[Edit, ...]:
+    """Return the edits that copy a field with a VMA: in a split, a move, a fork."""
+    copies = (
+        ("vma_adjust", "__split_vma", "new", "vma"),
+        ("mremap", "copy_vma", "new_vma", "vma"),
+        ("fork", "dup_vma", "tmp", "mpnt"),
+    )
+    return tuple(
+        hunk(module, function, f"""
+     {new} = vm_area_dup(task, {old})
++    yield READ, {old}, {constant}
++    {new}.{field} = {old}.{field}
+""")
+        for module, function, new, old in copies
+    )  # fmt: skip
+
+
 W22: Final = (
     Patch(
         "W22a",
         "a copied VMA inherits the sequence count",
         EQUIV,
-        (
-            hunk("vma", "vm_area_dup", """
-+    new.vm_sequence = orig.vm_sequence
-     new.vm_start = orig.vm_start
-"""),
-        ),
+        _inherited("vm_sequence", "VM_SEQUENCE"),
         source="v10 change list: INIT_VMA()",
         twin="spf18-init-in-link",
         features=("SPLIT",),
@@ -226,18 +240,13 @@ W22: Final = (
         "W22b",
         "a copied VMA inherits the reference count",
         kill("REF_LEAK"),
-        (
-            hunk("vma", "vm_area_dup", """
-+    new.vm_ref_count = orig.vm_ref_count
-     new.vm_start = orig.vm_start
-"""),
-        ),
+        _inherited("vm_ref_count", "VM_REF_COUNT"),
         source="v10 change list: INIT_VMA()",
         twin="spf18-init-in-link",
         features=("SPLIT", "REFCOUNT"),
         aliases=("B12",),
     ),
-)  # fmt: skip
+)
 
 W25: Final = Patch(
     "W25",

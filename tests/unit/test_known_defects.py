@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from spfreplay.known_defects import ENDLESS_FETCH, SIGNAL, V11, Evidence, known_defect
+from spfreplay.known_defects import (
+    ENDLESS_FETCH,
+    SIGNAL,
+    V11,
+    Evidence,
+    known_defect,
+    known_defects_of,
+)
 from spfreplay.mm.build import build
 from spfreplay.oracles import OUTCOMES
 from spfreplay.pipeline import diff_trace
@@ -109,3 +116,26 @@ def test_places_are_functions_of_the_protocol():
 
 def test_another_protocol_has_none_of_them():
     assert [known_defect("spf-fixed", found) for found in OF_EACH] == [None] * len(OF_EACH)
+
+
+def slugs(protocol):
+    return {each.slug for each in known_defects_of(protocol)}
+
+
+def test_with_a_fix_a_defect_is_not_known_any_more():
+    everything = slugs("spf-v11")
+    assert everything - slugs("spf-v11+fix-ksm-test") == {"spf18-ksm-anon-vma-unprotected"}
+    assert slugs("spf-fixed") == set()
+
+
+def test_a_defect_of_three_places_is_known_until_all_are_mended():
+    one, three = (
+        "spf-v11+fix-shared-free",
+        "spf-v11+fix-shared-dontneed+fix-shared-free+fix-shared-numa",
+    )
+    assert slugs(one) == slugs("spf-v11")
+    assert slugs("spf-v11") - slugs(three) == {"aspf22-seq-two-writers"}
+
+
+def test_nothing_is_known_of_a_protocol_with_a_bug_planted():
+    assert slugs("spf-v11+M50") == slugs("spf-v11+fix-ksm-test+M50") == set()
