@@ -16,6 +16,7 @@ from spfreplay.mm.pte import CLASS_ANON, PTE_CLASS_SHIFT
 from spfreplay.mm.spf_reasons import REASON_NAMES
 from spfreplay.mm.types import (
     PAGE_SWAP,
+    PFN_INITIAL,
     PTE_PFN_SHIFT,
     AnonVma,
     Compound,
@@ -153,6 +154,8 @@ class Watch:
 
     def _pfn(self, pfn: int) -> str:
         """Return a frame as what allocated it: an event of the window, or what came before."""
+        if pfn & PFN_INITIAL:
+            return f"initial frame {pfn & (PFN_INITIAL - 1)}"
         stamp, n = pfn >> 20, pfn & 0xFFFFF
         if stamp in self._stamps:
             return f"frame #{stamp}.{n}"
