@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from spfreplay.cli import complain, failed
-from spfreplay.cli.options import emit, exit_code
+from spfreplay.cli.options import emit, exit_code, told_as
 from spfreplay.cli.protocols import DEFAULT, ProtocolName
 from spfreplay.errors import EXIT_UNREADABLE, SpfreplayError
 
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-def _form(command: F) -> F:
-    return click.option(
-        "--format",
-        "form",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="How to tell it.",
-    )(command)
 
 
 def _folder(command: F) -> F:
@@ -94,7 +83,7 @@ def _measure(protocol: str) -> Measure:
 
 @corpus.command("list")
 @_folder
-@_form
+@told_as
 def list_(folder: Path, form: str, verbose: bool) -> int:
     """List the entries of FOLDER.
 
@@ -111,7 +100,7 @@ def list_(folder: Path, form: str, verbose: bool) -> int:
 
 @corpus.command("stats")
 @_folder
-@_form
+@told_as
 def stats_(folder: Path, form: str, verbose: bool) -> int:
     """Say what is in FOLDER, in numbers."""
     from spfreplay.corpus import Corpus

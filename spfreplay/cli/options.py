@@ -56,17 +56,22 @@ def writing(command: F) -> F:
             type=click.Path(dir_okay=False, path_type=Path),
             help="Write there instead of stdout.",
         ),
-        click.option(
-            "--format",
-            "form",
-            type=click.Choice(["text", "json"]),
-            default="text",
-            show_default=True,
-            help="How to tell it.",
-        ),
+        told_as,
     ):
         command = option(command)
     return command
+
+
+def told_as(command: F) -> F:
+    """Add ``--format``."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How to tell it.",
+    )(command)
 
 
 def traces(command: F) -> F:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from spfreplay.cli import complain
-from spfreplay.cli.options import HEARTBEAT, TimeLimit, emit, talking
+from spfreplay.cli.options import HEARTBEAT, TimeLimit, emit, talking, told_as
 from spfreplay.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_MATCH, CannotError
 
 if TYPE_CHECKING:
@@ -96,14 +96,7 @@ _UNTIL_BUDGET: Final = 10**9
     metavar="FOLDER",
     help="Write mismatches there, as traces.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to tell it.",
-)
+@told_as
 @talking
 def oracle(
     profiles: tuple[str, ...],

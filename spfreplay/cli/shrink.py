@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from spfreplay.cli.options import Duration, counting, emit, talking
+from spfreplay.cli.options import Duration, TimeLimit, counting, emit, talking, told_as
 from spfreplay.cli.protocols import ProtocolName, protocol_of
 from spfreplay.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, CannotError
 
@@ -52,7 +53,7 @@ _REGRESSIONS = Path("traces/regressions")
 @click.option("--skew", type=Duration(), default=0, help="As given to diff.")
 @click.option(
     "--budget",
-    type=Duration(),
+    type=TimeLimit(),
     default="300s",
     show_default=True,
     metavar="TIME",
@@ -78,14 +79,7 @@ _REGRESSIONS = Path("traces/regressions")
     help="Print a C program that tries to make this kernel show it; the report goes to"
     " stderr.  A trace that is shrunk already is taken as it is.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to tell it.",
-)
+@told_as
 @talking
 def shrink(
     path: str,
@@ -149,7 +143,8 @@ def _shrunk(
     from spfreplay.shrink.start import begin
 
     looked = counting(trace.path, "windows looked at", quiet)
-    start = begin(trace, manner, window, wanted, looked)
+    end = time.monotonic() + budget / 1e9
+    start = begin(trace, manner, window, wanted, looked, budget / 1e9)
     tried = counting(trace.path, "smaller traces tried", quiet)
 
     def progress(_: int, best: Draft) -> None:
@@ -158,7 +153,8 @@ def _shrunk(
     shows = Shows(start.signature, manner._replace(skew=0))
     answers = Answers(resume, repr((start.signature, shows.manner)))
     tables, events = start.draft.tables, start.draft.events
-    found = shrink(tables, events, shows, budget / 1e9, answers=answers, progress=progress)
+    left = end - time.monotonic()
+    found = shrink(tables, events, shows, left, answers=answers, progress=progress)
     return start, found
 
 

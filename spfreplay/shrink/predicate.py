@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from spfreplay.diff import DIVERGED, DiffOptions
+from spfreplay.diff import DIVERGED, DiffOptions, DiffResult
 from spfreplay.engines.sane import breaks_invariants
 from spfreplay.errors import SpfreplayError
 from spfreplay.pipeline import diff_trace
@@ -33,12 +34,17 @@ _NO_TRACE: Final = (
 )
 
 
-def recorded_order(manner: Manner) -> DiffOptions:
-    """Return how to diff in the recorded order alone."""
+def recorded_order(trace: Trace, manner: Manner) -> DiffResult:
+    """Return what a diff in the recorded order alone says.
+
+    :raises KeyboardInterrupt: whoever asked is not to go on as if it had said something
+    """
     engine = manner.engine
-    return DiffOptions(
-        engine.protocol, engine.file_faults, engine.speculate_single_threaded, explore=False
-    )
+    how = engine.protocol, engine.file_faults, engine.speculate_single_threaded
+    found = diff_trace(trace, DiffOptions(*how, explore=False))
+    if found.interrupted:
+        raise KeyboardInterrupt
+    return found
 
 
 class Shows:
@@ -51,6 +57,8 @@ class Shows:
     def __init__(self, signature: Signature, manner: Manner | None = None) -> None:
         self.signature = signature
         self.manner = manner or Manner()
+        #: of the monotonic clock: what is not decided by then is not decided
+        self.deadline: float | None = None
         #: digest of the last draft, its windows so far, and those still to come
         self._last: tuple[str, list[Window], Iterator[Window]] | None = None
         #: orders that have shown it, the last one first: what is only a little smaller
@@ -81,7 +89,7 @@ class Shows:
             known = self._in_known_order(draft)
             if known is not None and known.switches <= enough:
                 return known.switches
-            found = plainest_in(self._windows(draft), self.signature, self.manner, enough)
+            found = plainest_in(self._windows(draft), self.signature, self._in_time(), enough)
         except _NO_TRACE:
             return None
         if found is None:
@@ -116,11 +124,18 @@ class Shows:
         for part in parts_of(trace, self.manner):
             assert part.case is not None
             if not breaks_invariants(part.case, self.manner.engine):
-                yield Window(part, self.manner)
+                yield Window(part, self._in_time())
+
+    def _in_time(self) -> Manner:
+        """Return how to explore, no longer than there is time."""
+        if self.deadline is None:
+            return self.manner
+        left = max(0.0, self.deadline - time.monotonic())
+        return self.manner._replace(seconds=min(left, self.manner.seconds or left))
 
     def _sound(self, trace: Trace) -> bool:
         """Is the recorded order as it should be?  What differs there hides all else."""
-        found = diff_trace(trace, recorded_order(self.manner))
+        found = recorded_order(trace, self.manner)
         if found.mismatch_count:
             return False
         if self.signature.outcome == RECORDED:
@@ -146,7 +161,7 @@ def shown(trace: Trace, manner: Manner | None = None) -> dict[Signature, Witness
     :raises ModelError: an engine failed
     """
     manner = manner or Manner()
-    recorded = recorded_signature(diff_trace(trace, recorded_order(manner)))
+    recorded = recorded_signature(recorded_order(trace, manner))
     if recorded is not None:
         return {recorded: Witness("", ())}
     found: dict[Signature, Witness] = {}

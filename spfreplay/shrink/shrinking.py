@@ -80,6 +80,8 @@ def shrink(
     search = _Search(start, predicate, seconds, answers or Answers(), progress)
     if not search.ask(start):
         raise NothingToShrink("the trace does not show what it is to be shrunk for")
+    if isinstance(predicate, Shows):
+        predicate.deadline = search.deadline
     minimal = interrupted = False
     try:
         minimal = search.run()
@@ -178,14 +180,19 @@ class _Search:
         """Ask the predicate, once for each draft.  :raises _Over: the time is over"""
         known = self.answers.known
         if draft.digest not in known:
-            late = self.deadline is not None and time.monotonic() > self.deadline
-            if late and draft is not self.best:
+            if self._late() and draft is not self.best:
                 raise _Over
             self.tried += 1
-            self.answers.add(draft.digest, self.predicate(draft.tables, list(draft.events)))
+            answer = self.predicate(draft.tables, list(draft.events))
+            if answer is None and self._late():
+                raise _Over  # with more time it might have been decided
+            self.answers.add(draft.digest, answer)
             if self.progress is not None:
                 self.progress(self.tried, self.best)
         return known[draft.digest]
+
+    def _late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
 
     def switches_of(self, draft: Draft, enough: int = 0) -> int | None:
         """Return the switches that a draft needs, or that are enough; None: nobody can say."""

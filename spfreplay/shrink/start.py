@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,6 @@ from spfreplay.engines.cases import Part
 from spfreplay.engines.cut_at import case_at
 from spfreplay.engines.extract import extracted
 from spfreplay.one_window import WindowOptions, find
-from spfreplay.pipeline import diff_trace
 from spfreplay.shrink.draft import Draft
 from spfreplay.shrink.predicate import Shows, recorded_order
 from spfreplay.shrink.shrinking import NothingToShrink
@@ -46,29 +46,34 @@ def begin(
     window: str = "",
     wanted: str = "",
     progress: Callable[[int], None] | None = None,
+    seconds: float | None = None,
 ) -> Start:
     """Return the first divergence of ``trace``, or the first that fits.
 
     :param window: look at this one only.
     :param wanted: a part of what the signature says, in any case.
     :param progress: called with 1 for each window that was looked at.
+    :param seconds: for looking at windows; then it is as if there were no more.
     :raises NothingToShrink: there is none, or none that fits
     :raises NoSuchWindow: there is no such window
     :raises NotExplored: it cannot be cut out
     """
     seen: list[Signature] = []
     if not window:
-        found = diff_trace(trace, recorded_order(manner))
+        found = recorded_order(trace, manner)
         signature = recorded_signature(found)
         if signature is not None:
             if _fits(signature, wanted):
                 return Start(signature, "", _recorded(trace, found, signature, manner))
             seen.append(signature)
+    deadline = None if seconds is None else time.monotonic() + seconds
     for part, signatures in _looked_at(trace, manner, window, progress):
         for signature in signatures:
             if _fits(signature, wanted):
                 return Start(signature, str(part.name), _cut(trace, part, signature, manner))
             seen.append(signature)
+        if deadline is not None and time.monotonic() > deadline:
+            raise NothingToShrink(_nothing(trace, wanted, seen) + " (the budget ended)")
     raise NothingToShrink(_nothing(trace, wanted, seen))
 
 

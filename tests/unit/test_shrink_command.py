@@ -79,6 +79,13 @@ def test_a_race_is_replayed_by_the_command_that_is_printed(odd, capsys, monkeypa
     assert "ODD_SEQUENCE" in capsys.readouterr().out
 
 
+def test_when_the_budget_ends_the_best_so_far_is_written(run, tmp_path):
+    code, out, _ = run(ODD, "--budget", "1ms", "-o", "x.txt")
+    assert (code, out.partition(":")[0]) == (1, "SMALLER")
+    assert "the budget ended: a smaller one may exist" in out
+    assert disagreement(open_trace(tmp_path / "x.txt")) == ""
+
+
 def test_a_result_goes_where_the_regressions_are(run, tmp_path):
     (tmp_path / "traces" / "regressions").mkdir(parents=True)
     run(ENDLESS)
@@ -95,6 +102,7 @@ def test_a_result_goes_where_the_regressions_are(run, tmp_path):
         (ODD, ("--window", "x"), 2, "window 'x': expected a number"),
         (ODD, ("--mutate", "M999"), 2, "M999"),
         (ENDLESS, ("-o", "no/such/folder/x.txt"), 5, "cannot be written"),
+        (ODD, ("--budget", "0s"), 2, "it must be more than nothing"),
         ("nonsense", (), 3, "expected a trace"),
     ],
 )
