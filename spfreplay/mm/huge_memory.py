@@ -169,6 +169,11 @@ def set_huge_pmd(
         compound.anon_vma = vmf.vma.anon_vma
         mm.rss_anon += HPAGE_PMD_NR
         vmf.outcome = OUT_THP_ANON if old is None else OUT_THP_COPY
+    if old is not None:  # the zero page: whoever reads it must come again
+        yield WRITE, pmd, ENTRY
+        pmd.entries[vmf.pmd_index] = None
+        haddr = vmf.address & HPAGE_PMD_MASK
+        yield from flush_tlb_mm_range(task, mm, haddr, haddr + HPAGE_PMD_SIZE)
     yield WRITE, pmd, ENTRY
     pmd.entries[vmf.pmd_index] = word
     yield UNLOCK, pmd, PMD_LOCK

@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from spfreplay.mm.image import huge_subpage, pmd_entry
-from spfreplay.mm.types import PAGE_EXEC, PAGE_PRESENT, PAGE_RW, PTE_PFN_SHIFT, Kernel, MmStruct
+from spfreplay.mm.types import (
+    PAGE_EXEC,
+    PAGE_PRESENT,
+    PAGE_RW,
+    PTE_PFN_SHIFT,
+    Kernel,
+    MmStruct,
+    PageTable,
+)
 
 
 def stale(kernel: Kernel) -> Iterator[tuple[int, int]]:
     """Return (tid, vpn) of each translation that the page table does not back.
 
-    Whoever holds the lock of a PTE table may be about to flush what it has taken away.
+    Whoever holds the lock of a table may be about to flush what it has taken away.
     """
     for task in kernel.tasks.values():
         if not task.tlb or task.mm is None:
@@ -26,9 +34,13 @@ def stale(kernel: Kernel) -> Iterator[tuple[int, int]]:
 
 
 def is_locked(mm: MmStruct, vpn: int) -> bool:
-    """Tell whether somebody holds the lock of the PTE table of a page."""
-    entry = pmd_entry(mm, vpn)
-    return not (entry is None or isinstance(entry, int)) and entry.ptl.owner is not None
+    """Tell whether somebody holds the lock of the PTE, or of the huge PMD, of a page."""
+    pud = mm.pgd.entries[vpn >> 27]
+    pmd = pud.entries[vpn >> 18 & 511] if pud is not None else None
+    entry = pmd.entries[vpn >> 9 & 511] if pmd is not None else None
+    if isinstance(entry, PageTable):
+        return entry.ptl.owner is not None
+    return pmd is not None and pmd.ptl.owner is not None
 
 
 def pte_at(mm: MmStruct, vpn: int) -> int:
