@@ -7,6 +7,7 @@ that is not explored, with a reason, never one that is explored wrongly.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -71,6 +72,8 @@ def case_of(kernel: SpeculativeKernel, tables: Tables, operations: Sequence[Oper
     if any(each.op in _BY_RMAP for each in operations) and shares_frames(found.values()):
         # The image does not say whose child an anon_vma is: rmap would miss a PTE.
         raise CannotCut("reclaim where address spaces share a page")
+    if any(not maps_its_pages(image) for image in found.values()):
+        raise CannotCut("a page outside of all mappings")
     for mm, image in found.items():
         images[mm], calls[mm] = untold(kernel.kernel.mms[mm], image)
     facts = window_files(kernel.kernel, list(images.values()), files_mapped_by(operations))
@@ -201,6 +204,12 @@ def images_of(
     if any(seen[name] < times_mapped(kernel.kernel, name) for name in shared):
         raise CannotCut("a page that another address space has elsewhere")
     return images
+
+
+def maps_its_pages(image: InitialImage) -> bool:
+    """Tell whether every page lies in a mapping: not so behind some bugs."""
+    bounds = [vpn for region in image.regions for vpn in (region.start >> 12, region.end >> 12)]
+    return all(bisect_right(bounds, vpn) & 1 for vpn, _ in image.pages)
 
 
 def shares_frames(images: Iterable[InitialImage]) -> bool:

@@ -149,10 +149,13 @@ class _Batch:
         return any(each not in known and each not in new for each in quick.features)
 
     def _explore(self, draft: Draft) -> None:
+        """Compare the engines in the recorded order; if they agree, in every order."""
         features: set[str] = set()
         diverged = False
         try:
             draft = completed(draft)
+            if self._differs(draft):
+                return  # in other orders nothing would be new
             for window in self.explorer.explore(trace_of(draft)):
                 self.done.explored += 1
                 features |= window.features
@@ -163,7 +166,6 @@ class _Batch:
         fresh = features - self.job.known - self.new
         if fresh and len(draft.events) <= MOST_EVENTS:
             self.new |= fresh
-            diverged = self._play(draft) or diverged
             self.done.kept.append(Kept(draft, frozenset(features), diverged))
 
     def _judge(self, draft: Draft, window: Window) -> bool:
@@ -176,8 +178,8 @@ class _Batch:
                 self._report(begun, kind_of(events, finding))
         return bool(window.illegal)
 
-    def _play(self, draft: Draft) -> bool:
-        """Compare both engines in the recorded order; tell whether they differ."""
+    def _differs(self, draft: Draft) -> bool:
+        """Compare both engines in the recorded order; report it if they differ."""
         plain = DiffOptions(
             self.job.engine.protocol, self.job.engine.file_faults, explore=False
         )
