@@ -76,7 +76,7 @@ def compare_all(asked: Asking, how: Telling) -> list[int]:
         for path in asked.paths
         for name in asked.protocols
     ]
-    done, interrupted = run(tasks, asked.options.jobs, asked.earlier, how.quiet)
+    done, interrupted = run(tasks, asked.options, asked.earlier, how.quiet)
     for each in done:
         if each.result is None:
             told(each, how.verbose)
@@ -97,7 +97,8 @@ def check_all(asked: Asking, how: Telling, all_count: bool) -> list[int]:
     from spfreplay.ci import Manner, check, discover
 
     options = asked.options
-    clock = Clock(options.seconds, options.jobs)
+    # A cluster does the work of each trace: here one after the other.
+    clock = Clock(options.seconds, 1 if options.dask else options.jobs)
     # The budget is one for the whole run: see Clock, and the steps of a trace.
     of_run = options._replace(seconds=None, window_steps=None, steps=options.window_steps)
     manner = Manner(asked.protocols, of_run, asked.earlier, all_count)
@@ -126,7 +127,7 @@ def _text(results: list[DiffResult], asked: Asking, how: Telling) -> str:
 
 
 def run(
-    tasks: Sequence[Task], jobs: int, earlier: EarlierReport | None, quiet: bool
+    tasks: Sequence[Task], options: DiffOptions, earlier: EarlierReport | None, quiet: bool
 ) -> tuple[list[Done], bool]:
     """Do all tasks; return what came of them in their order, and whether they were stopped.
 
@@ -137,10 +138,11 @@ def run(
     opened = _Opened()
     refused = {} if earlier is None else _refused(tasks, earlier, opened)
     todo = [task for task in tasks if task not in refused]
-    if len(todo) < 2 * jobs or any(task.path == "-" for task in todo):
+    few = len(todo) < 2 * options.jobs or bool(options.dask)
+    if few or any(task.path == "-" for task in todo):
         done, interrupted = _one_by_one(todo, opened, quiet)
     else:
-        done, interrupted = at_once(todo, Clock(None, jobs), quiet)
+        done, interrupted = at_once(todo, Clock(None, options.jobs), quiet)
     found = {(each.path, each.protocol): each for each in (*refused.values(), *done)}
     places = [(task.path, task.options.protocol) for task in tasks]
     ordered = [found[place] for place in places if place in found]

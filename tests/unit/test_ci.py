@@ -241,9 +241,16 @@ def test_what_others_did_not_need_goes_to_what_is_undecided(capsys, tmp_path):
     assert 30_000 < budgets[9] < 40_000
 
 
+@pytest.mark.slow
 def test_reports_do_not_depend_on_the_number_of_workers(capsys, good):
     one = run(capsys, "--format=json", good)
     assert one == run(capsys, "-j2", "--format=json", good)
+
+
+def test_reports_of_little_do_not_depend_on_it_either(capsys, good):
+    little = [good / "match.txt", good / "bad", good / "sub" / "strict.txt", good / "no-suffix"]
+    one = run(capsys, "--format=json", "--recorded-order", *little)
+    assert one == run(capsys, "-j2", "--format=json", "--recorded-order", *little)
 
 
 def test_places_in_a_trace_are_not_for_many(capsys, good):

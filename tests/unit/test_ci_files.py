@@ -75,12 +75,15 @@ def test_the_action_is_one_that_a_runner_takes():
 @pytest.mark.parametrize(
     ("given", "code", "first"),
     [
-        ({"traces": "good"}, 0, "::notice title=spfreplay::2 of 2 checks passed"),
+        pytest.param(
+            {"traces": "good"}, 0, "::notice title=spfreplay::2 of 2 checks passed",
+            marks=pytest.mark.slow,
+        ),
         ({"traces": "good/**"}, 0, "::notice title=spfreplay::2 of 2 checks passed"),
         ({"traces": "good bad"}, 1, "::error file=bad/b.txt,title=failed%3A spf-v11::expected"),
-        (
+        pytest.param(
             {"traces": "bad", "protocols": "spf-fixed locked"}, 0,
-            "::notice title=spfreplay::2 of 2 checks passed",
+            "::notice title=spfreplay::2 of 2 checks passed", marks=pytest.mark.slow,
         ),
         ({"traces": "bad", "budget": "0"}, 2, ""),
         ({"traces": "$(touch pwned)"}, 3, ""),
@@ -191,6 +194,7 @@ HISTORY = {
 }
 
 
+@pytest.mark.slow
 def test_a_bisection_finds_the_commit(sources):
     def git(*arguments, check=True):
         who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]

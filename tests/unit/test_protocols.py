@@ -106,6 +106,7 @@ def test_a_bug_is_planted_in_each_protocol_that_is_asked_for(capsys):
     assert names == ["spf-v11+M54", "spf-fixed+M54"]
 
 
+@pytest.mark.slow
 def test_many_comparisons_come_to_the_same_report_on_any_number_of_workers(capsys):
     paths = [str(path) for path in sorted(LITMUS.glob("mprotect-r*.txt"))]
     asked = ["--format=json", "--protocol=spf-v11", "--protocol=locked", *paths, "/nowhere"]

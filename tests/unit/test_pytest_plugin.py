@@ -3,6 +3,14 @@
 import pytest
 from ci_traces import QUIET, RACE, STRICT, folder_of, stating
 
+# What an inner run imports is forgotten when it ends: here it is imported for all of them.
+import spfreplay.batch
+import spfreplay.ci
+import spfreplay.engines.tell
+import spfreplay.mutations
+import spfreplay.races
+import spfreplay.report.text_ci  # noqa: F401
+
 pytest_plugins = ["pytester"]
 
 SETTINGS = """
@@ -18,6 +26,12 @@ TRACES = {
     "notes.txt": "no trace\n",
     "test_other.py": "def test_other():\n    pass\n",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_other_plugins(monkeypatch):
+    """Plugins that are installed by chance would be imported in every inner run."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 @pytest.fixture
