@@ -164,3 +164,41 @@ def test_without_distributed_a_cluster_is_one_clear_error(monkeypatch):
         executor(1, "x:1"),
     ):
         pass
+
+
+def session(leader):
+    """Processes of the session of ``leader``, zombies aside."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, sid = path.read_text().rpartition(") ")[2].split()[:4]
+        except OSError:
+            continue
+        if int(sid) == leader and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_diff_in_the_middle_of_its_windows_leaves_no_process(how):
+    root = Path(__file__).resolve().parents[2]
+    command = [Path(sys.executable).parent / "spfreplay", "diff", "-q", "-j", "2"]
+    ours = subprocess.Popen(
+        [*command, "traces/recorded/cstress.bin"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=root,
+        start_new_session=True,
+        text=True,
+    )
+    # itself, the tracker of resources, the fork server, two workers
+    assert until(lambda: len(session(ours.pid)) == 5, 300)
+    time.sleep(1)  # into the windows
+    (os.killpg if how == signal.SIGINT else os.kill)(ours.pid, how)
+    told, complaints = ours.communicate(timeout=60)
+    assert until(lambda: session(ours.pid) == [])
+    assert "Traceback" not in complaints
+    if how == signal.SIGINT:
+        assert ours.returncode == 130
+        assert "Scope:" in told
