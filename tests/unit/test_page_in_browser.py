@@ -121,6 +121,19 @@ def test_the_deciding_pair_is_shown_at_first(show, race):
     assert f"Step {race.told.decisive[1]} " in browser.text("#t0r0 .state h4")
 
 
+def test_of_a_long_execution_the_steps_keep_their_numbers(show, monkeypatch):
+    monkeypatch.setattr("spfreplay.engines.picturing._DRAWN", 20)
+    found = result.__wrapped__()
+    picture = found.orders.races[0].picture
+    browser = show([found])
+    assert f"The first {picture.skipped} steps are left out" in browser.text("#t0r0 .play")
+    browser.click("#t0r0 .everything")
+    number = picture.steps[7].step.number
+    browser.click(f'#t0r0 tr[data-step="{number}"] .step')
+    assert f"Step {number} " in browser.text("#t0r0 .state h4")
+    assert shown(browser) == expected(picture, 7)
+
+
 def test_nothing_is_fetched_and_nothing_complained_of(show):
     browser = show([result(), result("fault-read-read"), result("mremap-source-fault")])
     asked = [address for address in browser.requests() if not address.startswith("data:")]

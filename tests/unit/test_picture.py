@@ -47,7 +47,9 @@ def disagreements(picture):
             values = {cell.name: v for cell, v in state.items() if cell.subject == told.where}
             shown = {v.partition(",")[0] for name, v in values.items() if told.cell in name}
         elif told.cell == "vma->vm_sequence":
-            shown = {v.split()[0] for cell, v in state.items() if cell.name == "vm_sequence"}
+            shown = {
+                v.split()[0] for cell, v in state.items() if v and cell.name == "vm_sequence"
+            }
         else:
             continue
         if told.value not in shown:
@@ -71,6 +73,27 @@ def test_a_state_that_is_a_step_late_would_be_noticed(result):
     ]
     wrong = type(picture)(picture.cells, picture.before, tuple(shifted))
     assert disagreements(wrong) != []
+
+
+@pytest.mark.slow
+def test_so_it_is_in_every_race_of_the_corpus():
+    pictures = [
+        race.picture
+        for path in sorted(LITMUS.glob("*.txt"))
+        for race in getattr(diff(path, pictures=True).orders, "races", ())
+    ]
+    assert len(pictures) > 30
+    assert [found for picture in pictures for found in disagreements(picture)] == []
+
+
+def test_of_a_long_execution_the_end_is_drawn(result, monkeypatch):
+    monkeypatch.setattr("spfreplay.engines.picturing._DRAWN", 20)
+    cut = diff(TABLE_GOES, pictures=True)
+    for short, whole in zip(cut.orders.races, result.orders.races, strict=True):
+        last = whole.picture.steps[-20:]
+        assert [each.step for each in short.picture.steps] == [each.step for each in last]
+        assert short.picture.skipped == len(whole.picture.steps) - 20
+        assert states(short.picture)[-1].items() <= states(whole.picture)[-1].items()
 
 
 def test_a_freed_table_is_seen_freed_by_the_step_that_uses_it():
