@@ -308,7 +308,10 @@ def _plain(field: str, event: str) -> bool:
 
 
 def _soft_reader(sample_type: int, which: int) -> tuple[Read, int]:
-    """Return a reader of (tid, address, ip, which) and the size that it needs."""
+    """Return a reader of (tid, address, ip, which), and the size that it needs.
+
+    What the samples do not have reads as -1.
+    """
     tid = p.sample_offset(sample_type, p.TID) + 4
     places = [p.sample_offset(sample_type, part) for part in (p.ADDR, p.IP)]
     word = struct.Struct("<I").unpack_from
@@ -318,8 +321,8 @@ def _soft_reader(sample_type: int, which: int) -> tuple[Read, int]:
     def read(data: Bytes, at: int) -> tuple[int, ...]:
         return (
             word(data, at + tid)[0],
-            long(data, at + addr)[0] if addr >= 0 else 0,
-            long(data, at + ip)[0] if ip >= 0 else 0,
+            long(data, at + addr)[0] if addr >= 0 else -1,
+            long(data, at + ip)[0] if ip >= 0 else -1,
             which,
         )
 

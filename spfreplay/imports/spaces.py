@@ -102,11 +102,11 @@ class Space:
     @property
     def written_pages(self) -> set[int]:
         """Return the numbers of the pages that execve itself faulted in."""
-        lines = self.snapshot.lines
+        lines, whole = self.snapshot.lines, self.stack is not None
         return {
             addr >> PAGE_SHIFT
             for addr in self.written
-            if not lines or any(one.start <= addr < one.end for one in lines)
+            if not whole or any(one.start <= addr < one.end for one in lines)
         }
 
     @property

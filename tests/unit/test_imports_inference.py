@@ -3,13 +3,19 @@
 import pytest
 from perf_files import (
     ATTRS,
+    CPU,
     ENTER_BRK,
     ENTER_MMAP,
     EXIT_BRK,
     EXIT_MMAP,
+    IDENTIFIER,
     IDS,
+    IP,
+    RAW,
     STACK,
     TEXT,
+    TID,
+    TIME,
     attr,
     comm,
     exec_records,
@@ -26,6 +32,7 @@ from spfreplay.trace import missing
 from spfreplay.trace.events import EV_END_SW, EV_NO_EFFECT, EV_SAMPLED
 from spfreplay_reference import contract as c
 
+BARE = IDENTIFIER | IP | TID | TIME | CPU
 SOFT = len(ATTRS) + 1
 MAJOR = SOFT + 1
 SOFT_ATTRS = [attr(kind=1, config=5, ident=SOFT), attr(kind=1, config=6, ident=MAJOR)]
@@ -72,6 +79,19 @@ def test_a_software_event_ends_its_fault():
     _, events = imported(fault(3000, TEXT + 0x2000), soft(3400, TEXT + 0x2000))
     (one,) = accesses(events)
     assert (one.enter - one.exit, bool(one.flags & EV_END_SW)) == (-400, True)
+
+
+def test_a_software_event_without_an_address_ends_the_open_fault():
+    """perf record without -d: there is only the instruction."""
+    bare = attr(kind=1, config=5, ident=SOFT, sample_type=BARE)
+    attrs = [attr(config=101, ident=1, sample_type=BARE | RAW), bare]
+    one = fault(3000, TEXT, sample_type=BARE | RAW)
+    end = sample(3400, SOFT, sample_type=BARE, ip=0x1000)
+    found = load(perf_data(attrs, [one, end]))
+    (columns,) = list(found.chunks)
+    assert [exit - enter for enter, exit in zip(columns.enter, columns.exit, strict=True)] == [
+        400
+    ]
 
 
 def test_a_fault_without_its_software_event_had_no_effect():
