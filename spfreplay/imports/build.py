@@ -463,7 +463,9 @@ class Importer(Converter):
     def _note_missing(self, running: int) -> None:
         """Count what the recording does not have at all."""
         has, told = self.gathered.has, self.missing
-        told[missing.KERNEL_FAULTS] += not (self._kernel_traced or self._soft_kernel)
+        told[missing.KERNEL_FAULTS] += not (
+            self._kernel_traced or self._soft_kernel or self.gathered.soft_kernel
+        )
         told[missing.USER_FAULTS] += not (self._user_traced or self.guessed)
         told[missing.ERROR_CODES] += len(self.guessed)
         unseen = sum(

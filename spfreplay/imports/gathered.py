@@ -41,7 +41,8 @@ class Gathered:
     ``batches`` yields them ascending in time (ns); records of what was there
     before have time 0.  ``tgids`` (tid -> pid) grows while it runs.
     ``events`` are the kernel events that were recorded, as ``system:name``;
-    ``soft`` tells whether software events end the faults.
+    ``soft`` tells whether software events end all faults, ``soft_kernel`` whether
+    those in kernel mode were recorded by theirs.
     ``sampled`` are the events of which not every one was written.
     """
 
@@ -50,6 +51,7 @@ class Gathered:
     tgids: dict[int, int] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     soft: bool = False
+    soft_kernel: bool = False
     sampled: tuple[str, ...] = ()
     release: str = ""
     arch: str = "x86_64"

@@ -75,6 +75,7 @@ def read_perf_data(source: Input) -> Gathered:
         walk.tgids,
         walk.names,
         walk.soft,
+        walk.soft_kernel,
         walk.sampled,
         header.release,
         header.arch,
@@ -98,9 +99,9 @@ class _Walk:
         self._end = self._start + size
         self.gathered: Gathered | None = None
         self.tgids: dict[int, int] = {}
-        self.soft = False
         self._attrs = header.attrs
         self._events: dict[int, _Event] = {}
+        self._user_only: set[str] = set()  # or kernel mode only
         names: list[str] = []
         sampled: list[str] = []
         first = header.attrs[0].sample_type
@@ -111,13 +112,16 @@ class _Walk:
                 continue
             name, event = found
             names.append(name)
+            if not attr.both_modes:
+                self._user_only.add(name)
             if attr.sampled:
                 sampled.append(name)
             told = attr.sample_type & (p.IDENTIFIER | p.ID)
             for ident in attr.ids if told else (0,):
                 self._events[ident] = event
-        soft = {"minor-faults", "major-faults"}
-        self.soft = "page-faults" in names or soft <= set(names)
+        both = [one for one in names if one not in self._user_only]
+        self.soft = "page-faults" in both or {"minor-faults", "major-faults"} <= set(both)
+        self.soft_kernel = any(one in _SOFT_NAMES.values() for one in both)
         self.names = tuple(names)
         self.sampled = tuple(sampled)
         self._check(names)

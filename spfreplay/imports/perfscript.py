@@ -55,16 +55,18 @@ def read_perf_script(source: Input) -> Gathered:
     """Look at the head of the text; its lines are read on demand."""
     head = read_head(source)
     walk = _Walk(source)
-    soft = bool({"page-faults", "faults"} & set(head.events)) or {
+    both = [one for one in head.events if one not in head.user_only]
+    soft = bool({"page-faults", "faults"} & set(both)) or {
         "minor-faults",
         "major-faults",
-    } <= set(head.events)
+    } <= set(both)
     gathered = Gathered(
         "perf-script",
         walk.batches,
         walk.tgids,
         head.events,
-        soft,
+        soft and head.told,
+        head.told and any(one in _SOFT for one in both),
         head.sampled,
         head.release,
         head.arch,

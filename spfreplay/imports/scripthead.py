@@ -23,7 +23,9 @@ class Head:
     """``events`` are those recorded if the text says so, else those that occur."""
 
     events: tuple[str, ...] = ()
+    told: bool = False
     sampled: tuple[str, ...] = ()
+    user_only: frozenset[str] = frozenset()  # recorded in one mode only
     release: str = ""
     arch: str = ""
     ncpu: int = 0
@@ -48,12 +50,16 @@ def _told(head: Head, text: str) -> None:
     names: list[str] = []
     sampled: list[str] = []
     monotonic = True
+    user_only: set[str] = set()
     for name, period, rest in _EVENT.findall(text):
         names.append(name)
         if "freq = 1" in rest.replace("sample_freq", "") or int(period[:12]) > 1:
             sampled.append(name)
+        if "exclude_kernel = 1" in rest or "exclude_user = 1" in rest:
+            user_only.add(name)
         monotonic = monotonic and "clockid = 1" in rest.replace("use_clockid = 1", "")
     head.events, head.sampled = tuple(names), tuple(sampled)
+    head.user_only, head.told = frozenset(user_only), bool(names)
     if names:
         head.facts["clock"] = "monotonic" if monotonic else "perf"
     told = dict(_LINE.findall(text))

@@ -52,4 +52,5 @@ def without(gathered: Gathered, names: Collection[str]) -> Gathered:
         batches=batches,
         events=tuple(one for one in gathered.events if one not in names),
         soft=gathered.soft and not soft,
+        soft_kernel=gathered.soft_kernel and MINOR not in soft,
     )
