@@ -40,6 +40,8 @@ VITAL_CALLS: Final = ("mmap", "munmap", "mprotect", "mremap", "brk", "madvise")
 #: A page of a file is no further into it (16 TiB), a folio no larger (8 MiB).
 MOST_PAGES: Final = 1 << 32
 LARGEST_ORDER: Final = 11
+#: Faults of one execve on what it builds: a dozen in practice.
+MOST_EARLY: Final = 1 << 10
 _FAULT_SIGNALS: Final = (7, 11)  # SIGBUS, SIGSEGV
 _KERNEL: Final = 1 << 47
 _EMPTY: Final = InitialImage((), (), 0, 0)
@@ -80,6 +82,7 @@ class Importer(Converter):
         self._counted: dict[int, Space] = {}
         self._programs: dict[int, str] = {}  # pid -> file name of its exec
         self._anon: dict[int, int] = {}  # pid -> anonymous pages during its execve
+        self._copied = 0  # ranges of file mappings, by forks
         self._bare: set[int] = set()  # mms that were there before, without maps
         self._dropped: set[int] = set()  # those of them that an exec replaced
         self._mapped: dict[int, MapLine] = {}  # tid -> what its open mmap has mapped
@@ -191,7 +194,7 @@ class Importer(Converter):
 
     def _new_mm(self, ptr: int) -> MmState:
         if len(self.mms) >= MAX_MMS:
-            raise OverflowError("address spaces")
+            raise g.Excess(f"more than {MAX_MMS} address spaces")
         return super()._new_mm(ptr)
 
     # -- records that the recorder has as well ----------------------------------
@@ -206,8 +209,14 @@ class Importer(Converter):
             return
         execing = k.LAST_CLONE_CALL < task.call <= k.LAST_EXEC_CALL
         if (execing or task.tgid in self._execing) and err & c.X86_PF_WRITE:
-            self._early.setdefault(task.tgid, []).append(addr)
+            self._note_early(task.tgid, addr)
         super()._fault(ts, cpu, values)
+
+    def _note_early(self, pid: int, addr: int) -> None:
+        """Note where an execve faulted itself: at the ends of data, and on its stack."""
+        early = self._early.setdefault(pid, [])
+        if len(early) < MOST_EARLY:
+            early.append(addr)
 
     def _watch_counters(self) -> None:
         """Look at rss_stat until an execve is over: it is too frequent for always."""
@@ -262,6 +271,9 @@ class Importer(Converter):
         parent = self._tasks[tid]
         if parent.mm is not None:
             self._bare.discard(parent.mm.id)
+            self._copied += len(parent.mm.maps)
+            if self._copied > g.MAX_COPIED:
+                raise g.Excess(f"forks that copy more than {g.MAX_COPIED} mappings")
         super()._fork(ts, cpu, values)
 
     def _clone_flags(self, parent: Task, child: int, new_mm: bool) -> int:
@@ -399,7 +411,7 @@ class Importer(Converter):
             return
         if task.tgid in self._execing:
             if not user:
-                self._early.setdefault(task.tgid, []).append(addr)
+                self._note_early(task.tgid, addr)
                 return
             self._end_exec(tid, ts, cpu)
         if task.fault:

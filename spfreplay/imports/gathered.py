@@ -31,6 +31,14 @@ MAX_PENDING: Final = 1 << 23
 #: Threads of one file.
 MAX_TASKS: Final = 1 << 20
 
+#: Ranges of mappings that forks may copy, over a whole file.
+MAX_COPIED: Final = 1 << 22
+
+
+class Excess(Exception):
+    """An input that holds more of something than any machine makes."""
+
+
 Batches = Callable[[], Iterator[list[RawRecord]]]
 
 
@@ -51,7 +59,6 @@ class Gathered:
     tgids: dict[int, int] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     soft: bool = False
-    soft_kernel: bool = False
     sampled: tuple[str, ...] = ()
     release: str = ""
     arch: str = "x86_64"
@@ -62,6 +69,7 @@ class Gathered:
     facts: dict[str, Any] = field(default_factory=dict)
     build_ids: dict[str, str] = field(default_factory=dict)  # path -> hex
     lost: int = 0  # grows while batches run
+    soft_kernel: bool = False
     #: children that share their parent's memory by all that followed
     vforked: frozenset[int] = frozenset()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from spfreplay.imports.elf import STACKS, ElfFiles, Seen, rebuild
-from spfreplay.imports.spaces import STACK_REACH, Space
+from spfreplay.imports.spaces import STACK_REACH, Space, line_at
 from spfreplay.record.checkpoint import make_checkpoint, make_image
 from spfreplay.record.files import Key
 from spfreplay.record.rows import Rows
@@ -67,10 +67,9 @@ def _learn_files(importer: Importer, space: Space) -> None:
     inodes: dict[str, Key] = {}
     for row, key in importer.faults.around.items():
         if columns.mm[row] == space.mm.id:
-            addr = columns.a0[row]
-            for one in lines:
-                if one.start <= addr < one.end and one.path.startswith("/"):
-                    inodes.setdefault(one.path, key)
+            one = line_at(lines, columns.a0[row])
+            if one is not None and one.path:
+                inodes.setdefault(one.path, key)
     for at, line in enumerate(lines):
         found = inodes.get(line.path)
         if found is not None and line.backed:

@@ -22,7 +22,7 @@ LONGEST: Final = 1 << 16  # bytes of a line
 #: Records held back: so far from its place in time a line may be printed.
 _HELD_BACK: Final = 4096
 _TIME: Final = itemgetter(0)
-_CHAIN: Final = re.compile(rb"\s+[0-9a-f]{4,16} \S")
+_CHAIN: Final = re.compile(rb" {1,60}[0-9a-f]{4,16} \S")
 
 Reader = tuple[int, Parse]  # RAW_* code, parser of the fields
 
@@ -121,7 +121,7 @@ class LineWalk:
         line = lines[number]
         if not line.strip() or line.startswith((b"#", b"\t")):
             return None  # empty, a comment, or a step of a call chain
-        found = self.line.match(line) if len(line) < LONGEST else None
+        found = self.line.match(line.strip()) if len(line) < LONGEST else None
         if found is None:
             try:
                 return self.other(line)

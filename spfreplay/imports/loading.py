@@ -13,7 +13,7 @@ from spfreplay.errors import TraceError
 from spfreplay.imports.beside import take_from
 from spfreplay.imports.build import Importer
 from spfreplay.imports.elf import ElfFiles
-from spfreplay.imports.gathered import Gathered
+from spfreplay.imports.gathered import Excess, Gathered
 from spfreplay.imports.input import Input, open_input
 from spfreplay.imports.pagecache import fill_page_cache
 from spfreplay.imports.perfdata import read_perf_data
@@ -158,7 +158,10 @@ def _feed(given: Input, gathered: Gathered, options: ImportOptions) -> tuple[Imp
             if options.elf:
                 importer.elf = ElfFiles(options.elf, gathered.build_ids)
         _check(given, batch)
-        importer.feed(batch)
+        try:
+            importer.feed(batch)
+        except Excess as excess:
+            given.refuse(None, str(excess))
         records += len(batch)
         importer.run.end = batch[-1][0]
     if importer is None:

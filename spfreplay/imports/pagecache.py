@@ -14,8 +14,8 @@ from spfreplay_reference import contract as c
 if TYPE_CHECKING:
     from spfreplay.imports.build import Importer
 
-#: Pages whose coming is followed, over all files (64 GiB).
-MOST_FOLLOWED: Final = 1 << 24
+#: Pages whose coming is followed, over all files (8 GiB).
+MOST_FOLLOWED: Final = 1 << 21
 
 
 def fill_page_cache(importer: Importer) -> None:

@@ -18,7 +18,7 @@ from spfreplay_reference import contract as c
 Parse = Callable[[int, bytes], tuple[Any, ...]]
 
 _FAULT: Final = re.compile(
-    rb"address=(\S+)(?: \[\w+\])? ip=(\S+)(?: \[\w+\])? error_code=(\w+)"
+    rb"\s*address=(\S+)(?: \[\w+\])? ip=(\S+)(?: \[\w+\])? error_code=(\w+)"
 )
 #: Later kernels print what a pointer to a string points to, too.
 _ARGUMENT: Final = re.compile(
@@ -28,13 +28,13 @@ _ARGUMENT: Final = re.compile(
 _CHILD: Final = re.compile(rb".* child_pid=(\d{1,10})\b")
 _EXEC: Final = re.compile(rb"\s*filename=(.*) pid=(\d{1,10}) old_pid=(\d{1,10})\b")
 _EXIT: Final = re.compile(rb".* pid=(\d{1,10}) prio=-?\d+(?: group_dead=(\w+))?")
-_SIGNAL: Final = re.compile(rb"^\s*sig=(\d{1,4}) errno=-?\d+ code=(-?\d{1,10}) ")
-_POINTER: Final = re.compile(rb"^\s*(?:mm=|mt_mod )(0x[0-9a-f]{1,16})")
+_SIGNAL: Final = re.compile(rb"\s*sig=(\d{1,4}) errno=-?\d+ code=(-?\d{1,10}) ")
+_POINTER: Final = re.compile(rb"\s*(?:mm=|mt_mod )(0x[0-9a-f]{1,16})")
 _RSS: Final = re.compile(
-    rb"mm_id=(\d{1,10}) curr=(\d) (?:type=(\w+)|member=(\d)) size=(-?\d{1,18})B?"
+    rb"\s*mm_id=(\d{1,10}) curr=(\d) (?:type=(\w+)|member=(\d)) size=(-?\d{1,18})B?"
 )
 _FILE: Final = re.compile(
-    rb"dev[ =](\d{1,8}):(\d{1,8}) ino[ =](?:0x)?([0-9a-f]{1,16})"
+    rb"\s*dev[ =](\d{1,8}):(\d{1,8}) ino[ =](?:0x)?([0-9a-f]{1,16})"
     rb"(?: page=\S+)?(?: pfn=\S+)? ofs=(\d{1,20})(?:-(\d{1,20}))?(?: order=(\d{1,2}))?"
 )
 _MEMBERS: Final = {
@@ -77,7 +77,7 @@ def _fault(tid: int, text: bytes) -> tuple[Any, ...]:
             int(code[11:], 16),
         )
     except ValueError:
-        found = _FAULT.search(text)
+        found = _FAULT.match(text)
         if found is None:
             raise
         return tid, _address(found[1]), _address(found[2]), int(found[3], 16)
@@ -101,7 +101,7 @@ def _leave(call: int) -> Parse:
 
 
 def _found(pattern: re.Pattern[bytes], text: bytes) -> re.Match[bytes]:
-    found = pattern.search(text)
+    found = pattern.match(text)
     if found is None:
         raise ValueError(text[:40].decode("ascii", "replace"))
     return found

@@ -75,7 +75,6 @@ def read_perf_data(source: Input) -> Gathered:
         walk.tgids,
         walk.names,
         walk.soft,
-        walk.soft_kernel,
         walk.sampled,
         header.release,
         header.arch,
@@ -83,6 +82,7 @@ def read_perf_data(source: Input) -> Gathered:
         header.command,
         side_band=True,
         build_ids=header.build_ids,
+        soft_kernel=walk.soft_kernel,
     )
     monotonic = all(one.clockid == p.CLOCK_MONOTONIC for one in header.attrs)
     gathered.facts["clock"] = "monotonic" if monotonic else "perf"

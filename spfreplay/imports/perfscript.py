@@ -26,9 +26,9 @@ from spfreplay.record.ring import RawRecord
 
 #: A whole line, for those that the fast way does not understand.
 LINE: Final = re.compile(
-    rb"^\s*(?P<task>(?:.{1,40}?\s+)?-?\d{1,10}(?:/-?\d{1,10})?)\s+"
-    rb"(?:\[(?P<cpu>\d{1,5})\]\s+)?"
-    rb"(?P<s>\d{1,10})\.(?P<f>\d{6}|\d{9}):\s+(?:\d+\s+)?"
+    rb"(?P<task>(?:.{1,40}? {1,30})?-?\d{1,10}(?:/-?\d{1,10})?) {1,30}"
+    rb"(?:\[(?P<cpu>\d{1,5})\] {1,30})?"
+    rb"(?P<s>\d{1,10})\.(?P<f>\d{6}|\d{9}): {0,60}(?:\d{1,20} {1,60})?"
     rb"(?P<event>PERF_RECORD_\w+|[\w-]+(?::[\w-]+)*)(?P<rest>[:( ].*|)$"
 )
 _TASK: Final = re.compile(rb"(?:.{1,40}?\s+)?(?:(?P<pid>-?\d{1,10})/)?(?P<tid>-?\d{1,10})$")
@@ -48,7 +48,7 @@ def is_perf_script(head: bytes) -> bool:
     if lines and lines[0].startswith(b"# ========"):
         return True
     told = [one for one in lines if not one.startswith(b"#")]
-    return bool(told) and any(LINE.match(one[:LONGEST]) for one in told[:20])
+    return bool(told) and any(LINE.match(one[:LONGEST].strip()) for one in told[:20])
 
 
 def read_perf_script(source: Input) -> Gathered:
@@ -66,7 +66,6 @@ def read_perf_script(source: Input) -> Gathered:
         walk.tgids,
         head.events,
         soft and head.told,
-        head.told and any(one in _SOFT for one in both),
         head.sampled,
         head.release,
         head.arch,
@@ -74,6 +73,7 @@ def read_perf_script(source: Input) -> Gathered:
         head.command,
         side_band=source.data.find(b" PERF_RECORD_MMAP2 ") >= 0,
         facts=dict(head.facts),
+        soft_kernel=head.told and any(one in _SOFT for one in both),
     )
     if not any("page_fault" in one or one.endswith("faults") for one in head.events):
         source.refuse(None, "no page faults in this text: see record --print-perf-command")

@@ -8,14 +8,13 @@ they give the maps that the program starts with.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from spfreplay.record.procfs import PM_EXCLUSIVE, PM_PRESENT, MapLine, Snapshot
 from spfreplay.record.tasks import MmState
-from spfreplay.trace.bounds import MAX_REGIONS
 from spfreplay_reference.contract import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
 
 #: VmFlags of smaps that maps does not show, of the mappings the kernel makes itself.
@@ -24,6 +23,8 @@ _SPECIAL: Final[dict[str, tuple[str, ...]]] = {
     "[vvar_vclock]": ("rd", "mr", "pf", "io", "de", "dd"),
     "[vdso]": ("rd", "ex", "mr", "mw", "me", "de"),
 }
+#: Mappings of one address space: twice what the kernel allows by default.
+MAX_LINES: Final = 1 << 17
 #: A stack is at most this far below its top (bytes), for telling its faults.
 STACK_REACH: Final = 64 << 20
 
@@ -41,7 +42,7 @@ class Overlay:
     def lay(self, line: MapLine) -> None:
         """Map one more; what does not lie in the address space is left out."""
         start, end = line.start & -PAGE_SIZE, -(-line.end & -PAGE_SIZE)
-        if not 0 <= start < end <= TASK_SIZE or len(self.lines) >= MAX_REGIONS:
+        if not 0 <= start < end <= TASK_SIZE or len(self.lines) >= MAX_LINES:
             return
         if not self.first and line.path.startswith("/"):
             self.first = line.path
@@ -65,6 +66,12 @@ def _remains(line: MapLine, start: int, end: int) -> Iterable[MapLine]:
     if line.end > end:
         shift = (end - line.start) >> PAGE_SHIFT if line.backed else 0
         yield line._replace(start=end, pgoff=line.pgoff + shift)
+
+
+def line_at(lines: list[MapLine], addr: int) -> MapLine | None:
+    """Return the mapping at an address; ``lines`` ascend."""
+    at = bisect_right(lines, addr, key=lambda one: one.start) - 1
+    return lines[at] if at >= 0 and addr < lines[at].end else None
 
 
 def with_flags(line: MapLine) -> MapLine:
@@ -106,7 +113,7 @@ class Space:
         return {
             addr >> PAGE_SHIFT
             for addr in self.written
-            if not whole or any(one.start <= addr < one.end for one in lines)
+            if not whole or line_at(lines, addr) is not None
         }
 
     @property

@@ -60,6 +60,7 @@ def together(faults: Gathered, calls: Gathered, path: str) -> Gathered:
         faults.side_band,
         dict(faults.facts) | {"coarse": True, "clock_pairs": len(intervals)},
         faults.build_ids,
+        soft_kernel=faults.soft_kernel,
     )
     found.lost = faults.lost
     return found

@@ -19,9 +19,9 @@ from spfreplay.record.catalog import RAW_GAP
 from spfreplay.record.ring import RawRecord
 
 LINE: Final = re.compile(
-    rb"^\s*(?P<task>.{1,40}-\d{1,10})\s+(?:\(\s*[\d-]+\)\s+)?\[(?P<cpu>\d{1,5})\]\s+"
-    rb"(?:[\w.#+]{4,8}\s+)?(?P<s>\d{1,10})\.(?P<f>\d{9}|\d{6}):\s+"
-    rb"(?P<event>\w+)(?P<rest>:.*)$"
+    rb"(?P<task>.{1,40}-\d{1,10}) {1,30}(?:\( {0,10}[\d-]{1,10}\) {1,30})?"
+    rb"\[(?P<cpu>\d{1,5})\] {1,30}(?:[\w.#+]{4,8} {1,30})?"
+    rb"(?P<s>\d{1,10})\.(?P<f>\d{9}|\d{6}): {0,60}(?P<event>\w+)(?P<rest>:.*)$"
 )
 _TASK: Final = re.compile(rb".{1,40}-(?P<tid>\d{1,10})(?P<pid>)$")
 _LOST: Final = re.compile(rb"CPU:(\d{1,5}) \[(?:LOST (\d{1,18}) EVENTS|EVENTS DROPPED)\]")
@@ -31,7 +31,7 @@ _HEAD: Final = re.compile(rb"(?:cpus=(\d{1,5})|version = .*|trace-cmd: .*|\s*)$"
 def is_trace_cmd(head: bytes) -> bool:
     """Tell whether a text may be trace-cmd's: its first lines say."""
     lines = [one for one in head.split(b"\n")[:40] if not _HEAD.match(one)]
-    return any(LINE.match(one[:LONGEST]) for one in lines[:20])
+    return any(LINE.match(one[:LONGEST].strip()) for one in lines[:20])
 
 
 def read_trace_cmd(source: Input) -> Gathered:

@@ -5,16 +5,19 @@ Models: tools/perf/util/trace-event-info.c; all sizes are in bytes.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Final
 
 from spfreplay.errors import CannotError
 from spfreplay.imports.input import Input
+from spfreplay.imports.wanted import WANTED
 from spfreplay.record.formats import EventFormat, parse_format
 
 _MAGIC: Final = b"\x17\x08\x44tracing"
 _LONG: Final = struct.Struct("<Q").unpack_from
 _WORD: Final = struct.Struct("<I").unpack_from
+_NAME: Final = re.compile(rb"name: (\w+)\n")
 MAX_FORMAT: Final = 1 << 20
 
 
@@ -58,7 +61,7 @@ class _Cursor:
 
 
 def read_formats(source: Input, at: int, end: int) -> dict[int, tuple[str, EventFormat]]:
-    """Return event id -> (system, format) of a tracing-data section.
+    """Return event id -> (system, format) of the events of use in a section.
 
     :raises TraceError: it is damaged, or another byte order's.
     """
@@ -81,7 +84,11 @@ def read_formats(source: Input, at: int, end: int) -> dict[int, tuple[str, Event
         system = cursor.text("system")
         for _ in range(cursor.word(f"number of formats of {system}")):
             place = cursor.at
-            text = cursor.block(f"format of {system}").decode("utf-8", "replace")
+            data = cursor.block(f"format of {system}")
+            named = _NAME.match(data)
+            if named is not None and f"{system}:{named[1].decode()}" not in WANTED:
+                continue
+            text = data.decode("utf-8", "replace")
             try:
                 form = parse_format(text)
             except CannotError:

@@ -16,8 +16,9 @@ from spfreplay.errors import CannotError
 from spfreplay.record.catalog import RAW_ENTER, Wanted
 
 _FIELD: Final = re.compile(
-    r"^\s*field:\s*(?P<type>.+?)\s*\b(?P<name>\w+)(?P<array>\[\w*\])?;"
-    r"\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);(?:\s*signed:(?P<signed>[01]);)?",
+    r"^[ \t]*field:[ \t]*(?P<type>.+?)[ \t]*\b(?P<name>\w+)(?P<array>\[\w*\])?;"
+    r"[ \t]*offset:(?P<offset>\d{1,5});[ \t]*size:(?P<size>\d{1,5});"
+    r"(?:[ \t]*signed:(?P<signed>[01]);)?",
     re.M,
 )
 _CODES: Final = {(8, 0): "q", (8, 1): "q", (4, 0): "I", (4, 1): "i", (2, 0): "H", (2, 1): "h",

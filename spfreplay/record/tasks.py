@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from spfreplay.record.files import Key
@@ -43,7 +43,7 @@ class FileMaps:
     """Which file mapping covers an address: disjoint ascending ranges.
 
     Only mappings whose file must still be found are kept here.
-    Complexity: O(log n) to look up, O(n) to change.
+    Complexity: O(log n) to look up, O(n) to change, that in one move of memory.
     """
 
     def __init__(self) -> None:
@@ -74,24 +74,32 @@ class FileMaps:
 
     def clear(self, start: int, end: int) -> None:
         """Forget ``[start, end)``."""
-        if not self._ranges:
-            return
+        self._splice(start, end, [])
+
+    def add(self, start: int, end: int, pgoff: int, mapping: Mapping) -> None:
+        """Map ``[start, end)``, over whatever is there."""
+        if start < end:
+            self._splice(start, end, [(start, end, pgoff, mapping)])
+
+    def _splice(self, start: int, end: int, new: list[tuple[int, int, int, Mapping]]) -> None:
+        """Put ``new`` in the place of ``[start, end)``."""
+        low = self._first(start)
+        high = bisect_left(self._starts, end, low)
         kept: list[tuple[int, int, int, Mapping]] = []
-        for one in self._ranges:
-            first, last, pgoff, mapping = one
-            if last <= start or first >= end:
-                kept.append(one)
-                continue
+        for first, last, pgoff, mapping in self._ranges[low:high]:
             if first < start:
                 kept.append((first, start, pgoff, mapping))
             if last > end:
                 kept.append((end, last, pgoff + ((end - first) >> 12), mapping))
-        self._replace(kept)
+        kept = sorted([*kept, *new], key=lambda one: one[0])
+        if kept or low < high:
+            self._ranges[low:high] = kept
+            self._starts[low:high] = [one[0] for one in kept]
 
-    def add(self, start: int, end: int, pgoff: int, mapping: Mapping) -> None:
-        """Map ``[start, end)``, over whatever is there."""
-        self.clear(start, end)
-        self._replace([*self._ranges, (start, end, pgoff, mapping)])
+    def _first(self, addr: int) -> int:
+        """Return the position of the first range that ends behind ``addr``."""
+        at = bisect_right(self._starts, addr) - 1
+        return at if at >= 0 and self._ranges[at][1] > addr else at + 1
 
     def move(self, old: int, old_len: int, new: int, new_len: int) -> None:
         """Follow a successful mremap."""
@@ -103,21 +111,22 @@ class FileMaps:
             start, _, pgoff, mapping = found
             self.add(new, new + new_len, pgoff + ((old - start) >> 12), mapping)
 
-    def _replace(self, ranges: list[tuple[int, int, int, Mapping]]) -> None:
-        ranges.sort(key=lambda one: one[0])
-        self._ranges = ranges
-        self._starts = [one[0] for one in ranges]
+    def __len__(self) -> int:
+        return len(self._ranges)
 
     def matches(self, lines: list[MapLine]) -> Iterator[tuple[Mapping, MapLine]]:
         """Yield (mapping, line) where a line of maps shows the same pages of a file."""
-        for start, end, pgoff, mapping in self._ranges:
-            for line in lines:
-                if line.backed and line.start < end and start < line.end:
-                    low = max(start, line.start)
-                    here = pgoff + ((low - start) >> 12)
-                    if here == line.pgoff + ((low - line.start) >> 12):
-                        yield mapping, line
-                        break
+        for line in lines:
+            if not line.backed:
+                continue
+            at = self._first(line.start)
+            while at < len(self._ranges) and self._starts[at] < line.end:
+                start, _, pgoff, mapping = self._ranges[at]
+                low = max(start, line.start)
+                here = pgoff + ((low - start) >> 12)
+                if here == line.pgoff + ((low - line.start) >> 12):
+                    yield mapping, line
+                at += 1
 
 
 class MmState:

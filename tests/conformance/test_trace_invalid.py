@@ -72,6 +72,8 @@ NOT_PERF_DATA = (
     "drops addresses",  # of other formats that are recognised
     "a trace.dat",
     "reaches beyond the end of the file",
+    "no checkpoint of a process",  # of the trace beside it
+    "str(excess)",  # of counts that take millions of records
 )
 
 
