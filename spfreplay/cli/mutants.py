@@ -101,6 +101,7 @@ def chosen(wanted: tuple[Any, ...]) -> tuple[Mutant, ...]:
 @click.option(
     "-j", "--jobs", type=click.IntRange(min=1), help="Processes to use.  [default: all CPUs]"
 )
+@click.option("--dask", default="", metavar="ADDRESS", help="Use a Dask cluster instead.")
 @click.option("--file-faults", is_flag=True, help="Serve file faults speculatively, too.")
 @click.option(
     "--speculate-single-threaded",
@@ -122,6 +123,7 @@ def matrix(
     resume: Path | None,
     seed: int,
     jobs: int | None,
+    dask: str,
     file_faults: bool,
     speculate_single_threaded: bool,
     skew: int,
@@ -158,7 +160,7 @@ def matrix(
         slow=slow,
         everything=everything,
     )
-    how = MatrixOptions(settings, budget[0], jobs or workers(), resume, not from_scratch)
+    how = MatrixOptions(settings, budget[0], jobs or workers(), dask, resume, not from_scratch)
     wanted = chosen(mutate)
     surveyed = counting("mutants", "traces surveyed", quiet)
     with progress("mutants", len(wanted), quiet, "mutations") as hunted:

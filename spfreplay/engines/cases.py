@@ -16,6 +16,7 @@ from spfreplay.engines.cut_out import case_of, relevant
 from spfreplay.engines.player import EngineOptions, Player, make_engine, patient_collector
 from spfreplay.engines.slide import components, slide
 from spfreplay.engines.window import Operation, Window
+from spfreplay.mm.build import Form
 from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Columns, Event
@@ -52,7 +53,8 @@ class Part:
 
 _UNNAMED: Final = WindowName(-1)
 
-#: events of a trace that is played from its beginning for one window
+#: events of a short trace: it is played from its beginning for one window, and in the form
+#: that need not be built beside the other
 SHORT: Final = 256
 
 
@@ -96,6 +98,7 @@ def cases(
     only: int | None = None,
     skew: int = 0,
     most: int | None = None,
+    form: Form = "straight",
 ) -> Iterator[Part]:
     """Yield the windows of a trace, those that are too wide in parts, by their first events.
 
@@ -103,9 +106,10 @@ def cases(
     :param only: the number of the one window that is asked for.
     :param most: look at so many groups of events, taken evenly, if there are more.
     :param skew: ns by which every interval is widened: clocks are no order.
+    :param form: in which the trace is played.
     :raises ModelError: the engine failed
     """
-    straight = (options or EngineOptions())._replace(form="straight")
+    how = (options or EngineOptions())._replace(form=form)
     starts = sorted(
         (group[0], number, tuple(group), len(group) == len(window))
         for number, window in enumerate(windows)
@@ -115,7 +119,7 @@ def cases(
     if most is not None:
         starts = thinned(starts, most)
     given: Counter[int] = Counter()
-    kernel: SpeculativeKernel = make_engine(straight.protocol, trace.tables, straight)  # type: ignore[assignment]
+    kernel: SpeculativeKernel = make_engine(how.protocol, trace.tables, how)  # type: ignore[assignment]
     player = Player(kernel, trace.tables)
     waiting = deque(starts)
     reader = _Reader(trace)
@@ -136,6 +140,11 @@ def cases(
                 return
             player.play(columns, done, len(columns))
             player.take()
+
+
+def form_for(trace: Trace) -> Form:
+    """Return the form in which a trace is played the sooner, its building included."""
+    return "window" if trace.events <= SHORT else "straight"
 
 
 Start = tuple[int, int, tuple[int, ...], bool]

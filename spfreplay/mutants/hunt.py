@@ -10,7 +10,7 @@ from typing import Final
 
 from spfreplay.diff import DIVERGED, DiffOptions
 from spfreplay.engines.case import Case
-from spfreplay.engines.cases import Part
+from spfreplay.engines.cases import Part, form_for
 from spfreplay.engines.tell import Teller
 from spfreplay.errors import ModelError
 from spfreplay.explore import Exploration, Schedule, Witness
@@ -134,14 +134,16 @@ class Hunt:
     def _recorded_order(self, trace: SurveyedTrace) -> bool:
         """Compare the recorded order with the locked kernel; True if it is not the same."""
         settings = self.settings
+        recorded = opened(trace.path, settings.skew).trace
         how = DiffOptions(
+            form=form_for(recorded),
             protocol=self.mutant.name,
             file_faults=settings.file_faults,
             speculate_single_threaded=settings.speculate_single_threaded,
             explore=False,
         )
         try:
-            found = diff_trace(opened(trace.path, settings.skew).trace, how, path=trace.path)
+            found = diff_trace(recorded, how, path=trace.path)
         except BEYOND as error:
             self._lost(trace, error)
             return True

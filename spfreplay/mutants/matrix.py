@@ -30,12 +30,14 @@ class MatrixOptions(NamedTuple):
     """How a matrix is made.
 
     :param seconds: for all of it; what is left then is undecided.
+    :param dask: address of a cluster that does the work; it must see the traces, too.
     :param known_first: begin with the trace that is known to catch a mutation.
     """
 
     settings: Settings = Settings()
     seconds: float | None = None
     jobs: int = 1
+    dask: str = ""
     ledger: Path | None = None
     known_first: bool = True
 
@@ -155,9 +157,10 @@ class _Making:
         return tuple(found[path] for path in self.traces if path in found)
 
     def _hunt(self, surveys: dict[str, tuple[SurveyedTrace, ...]]) -> None:
+        # Another machine has another clock.
+        deadline = None if self.options.dask else self.deadline
         todo = [
-            (mutant, surveys[mutant.base], self.settings, self.deadline)
-            for mutant in self._left()
+            (mutant, surveys[mutant.base], self.settings, deadline) for mutant in self._left()
         ]
         for (mutant, *_), row in self._in_order(_hunt, todo):
             if len(surveys[mutant.base]) < len(self.traces) and row.verdict == SILENT:
@@ -179,9 +182,9 @@ class _Making:
                 asked.append(item)
                 yield item
 
-        jobs = min(self.options.jobs, len(items))
-        with executor(jobs) as pool:
-            for result in in_order(pool, function, waiting(), ahead=4 * jobs):
+        jobs = max(1, min(self.options.jobs, len(items)))
+        with executor(jobs, self.options.dask) as pool:
+            for result in in_order(pool, function, waiting()):
                 yield asked.popleft(), result
 
     def _late(self) -> bool:

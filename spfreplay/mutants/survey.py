@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from spfreplay.diff import DIVERGED, DiffOptions
 from spfreplay.engines import EngineOptions, Player, make_engine
 from spfreplay.engines.case import Case
-from spfreplay.engines.cases import Part, cases
+from spfreplay.engines.cases import Part, cases, form_for
 from spfreplay.engines.law import Law
 from spfreplay.engines.slide import slide
 from spfreplay.engines.subject import MemoryWindow, Result
@@ -133,7 +133,8 @@ def parts_of(path: str, protocol: str, settings: Settings) -> Parts:
     left_out: dict[str, None] = {}
     if sum(len(slide(window)) for window in windows) > MOST_GROUPS:
         left_out["too many groups of events in wide windows"] = None
-    for part in cases(trace, windows, engine, skew=settings.skew, most=MOST_GROUPS):
+    form, skew = form_for(trace), settings.skew
+    for part in cases(trace, windows, engine, skew=skew, most=MOST_GROUPS, form=form):
         if not part.whole:
             left_out["windows too wide to be explored whole"] = None
         if part.case is None:
@@ -154,6 +155,7 @@ def survey(path: str, base: str, settings: Settings) -> SurveyedTrace:
     with entered_functions(base) as serial:
         _play(trace, settings.engine(base))
     how = DiffOptions(
+        form=form_for(trace),
         protocol=base,
         file_faults=settings.file_faults,
         speculate_single_threaded=settings.speculate_single_threaded,

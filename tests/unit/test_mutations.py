@@ -11,6 +11,7 @@ import spfreplay.mutations
 from spfreplay.engines import EngineOptions, make_engine
 from spfreplay.mm.build import SPF_V11
 from spfreplay.mm.patching import place_of
+from spfreplay.mutants.judgement import counts, settled_rows
 from spfreplay.mutations import (
     ALIASES,
     FIXES,
@@ -189,5 +190,10 @@ def test_the_readme_counts_what_there_is():
     told = [int(n) for n in re.findall(r"^\| .* \| (\d+) \| .*\|$", readme, re.MULTILINE)]
     kinds = Counter(patch.prediction.kind for patch in MUTATIONS)
     predicted = [kinds[kind] for kind in ("KILL", "KILL(access)", "EQUIV", "ARCH")]
-    assert told == [len(FIXES), len(MUTATIONS), *predicted, len(PAIRS), len(NOT_HERE)]
+    became = counts(settled_rows())
+    assert became.undecided == 0
+    assert told == [
+        *(len(FIXES), len(MUTATIONS), *predicted, len(PAIRS), len(NOT_HERE)),
+        *(became.planned, became.caught, became.silent, became.refuted, became.out_of_scope),
+    ]
     assert sum(predicted) == len(MUTATIONS)
