@@ -4,8 +4,11 @@ from pathlib import Path
 
 LITMUS = Path(__file__).resolve().parents[2] / "traces" / "litmus"
 
-#: a race that v11 is known for, quickly explored; and one in which nothing happens
-RACE = (LITMUS / "munmap-fault-last-in-table.txt").read_text()
+#: a race that v11 is known for; one with a second that has no name; one of more orders
+RACE = (LITMUS / "munmap-head-index.txt").read_text()
+TWO = (LITMUS / "mremap-dontunmap-fault.txt").read_text()
+LONG = (LITMUS / "munmap-fault-last-in-table.txt").read_text()
+#: and one in which nothing happens
 QUIET = """spfreplay text 1
 expect: MATCH
 thread 1

@@ -9,10 +9,10 @@ import pytest
 from spfreplay.cli import main
 
 LITMUS = Path(__file__).resolve().parents[2] / "traces" / "litmus"
-RACE = str(LITMUS / "mremap-source-write.txt")
+RACE = str(LITMUS / "munmap-head-index.txt")
 QUIET = str(LITMUS / "munmap-fault.txt")
 STRICT = str(LITMUS / "nx-fetch.txt")
-DEFECT = "spf18-mremap-source-hole: STATE"
+DEFECT = "spf17-live-fields-at-commit: WRONG_INDEX"
 
 
 def run(capsys, *arguments):
@@ -102,8 +102,8 @@ def test_a_table_shows_only_what_is_new(capsys, report):
     assert code == 1
     rows = [line.split() for line in out.splitlines() if " DIVERGED " in line]
     assert rows == [
-        ["1", "spf-v11", "DIVERGED", "0", "1", "0", "0.0", "%"],
-        ["2", "spf-v11-file-faults", "DIVERGED", "0", "0", "1", "0.0", "%"],
+        ["1", "spf-v11", "DIVERGED", "0", "1", "0", "50.0", "%"],
+        ["2", "spf-v11-file-faults", "DIVERGED", "0", "0", "1", "50.0", "%"],
     ]
 
 
@@ -123,7 +123,7 @@ def test_a_baseline_may_be_made_against_a_baseline(capsys, report):
 @pytest.mark.parametrize(
     ("first", "asked", "complaint"),
     [
-        ([QUIET], [RACE], "expected a result of {RACE} (1bdbad73d00a); there is {QUIET}"),
+        ([QUIET], [RACE], "expected a result of {RACE} (2f980f7c5bae); there is {QUIET}"),
         ([RACE], ["--protocol", "spf-fixed", RACE], "under spf-fixed; it is under spf-v11"),
         ([RACE], ["--pid", "1", RACE], "compared otherwise there: pid was None, and is 1"),
         ([RACE], ["--range", "0-5000", RACE], "pages was None, and is [0, 5]"),

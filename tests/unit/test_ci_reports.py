@@ -54,7 +54,7 @@ def test_junit_is_valid_and_counts_right(reports):
     assert counts == {"tests": "4", "failures": "2", "errors": "1"}
     (race,) = [case for case in suite.iter("testcase") if case.get("name") == "race.txt"]
     told = race.find("failure")
-    assert told.get("message").startswith("expected MATCH, found DIVERGED (2 known defects)")
+    assert told.get("message").startswith("expected MATCH, found DIVERGED (1 known defect)")
     assert "  T1 (munmap 20000000)" in told.text
     assert "--schedule v1:" in told.text
 

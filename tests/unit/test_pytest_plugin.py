@@ -1,7 +1,7 @@
 """The pytest plugin: traces are items, and a failing one tells why."""
 
 import pytest
-from ci_traces import QUIET, RACE, STRICT, folder_of, stating
+from ci_traces import LONG, QUIET, STRICT, folder_of, stating
 
 # What an inner run imports is forgotten when it ends: here it is imported for all of them.
 import spfreplay.batch
@@ -93,7 +93,7 @@ def test_each_protocol_is_an_item(project):
 
 def test_a_planted_bug_fails_with_columns_and_a_command(project):
     settings = "spfreplay_protocols = spf-fixed+M54"
-    result = project("traces/race.txt", settings=settings, files={"traces/race.txt": RACE})
+    result = project("traces/race.txt", settings=settings, files={"traces/race.txt": LONG})
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -122,7 +122,7 @@ def test_a_refusal_that_does_not_come_fails(project):
 
 def test_what_is_undecided_fails(project):
     settings = "spfreplay_steps = 4000"
-    wanted = {"traces/race.txt": stating(RACE, "DIVERGED UAF_VMA, WILD_PT, PT_LEAK")}
+    wanted = {"traces/race.txt": stating(LONG, "DIVERGED UAF_VMA, WILD_PT, PT_LEAK")}
     result = project("traces/race.txt", settings=settings, files=wanted)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["UNDECIDED: traces/race.txt [[]spf-v11[]]"])
