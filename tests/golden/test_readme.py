@@ -61,6 +61,11 @@ def run(command, folder):
     )
 
 
+def without_source(text):
+    """A schedule names the source of the protocol, which may change without a change here."""
+    return re.sub(r"\bv1:[0-9a-f]{12}:", "v1::", text)
+
+
 @pytest.mark.parametrize("command", [c for p, c, out in COMMANDS if p == "$" and not out])
 def test_a_make_target_exists_and_ci_runs_it(command):
     target = command.split()[1]
@@ -74,7 +79,7 @@ def test_make_demo_prints_a_verdict_on_a_recording_of_a_threaded_program():
     done = run("make demo", ROOT)
     demo = re.compile(r"spfreplay diff .*traces/recorded/cstress\.bin$")
     (shown,) = (out for _, c, out in (p.values for p in SHOWN) if demo.search(c))
-    assert (done.returncode, done.stdout) == (0, shown)
+    assert (done.returncode, without_source(done.stdout)) == (0, without_source(shown))
 
 
 @pytest.mark.parametrize(("path", "command", "shown"), SHOWN)
@@ -83,8 +88,7 @@ def test_a_command_prints_what_the_readme_shows(path, command, shown):
     if os.environ.get("ACCEPT"):
         path.write_text(path.read_text().replace(f"{command}\n{shown}", f"{command}\n{found}"))
         return
-    # A schedule names the source of the protocol, which may change without a change here.
-    found, shown = (re.sub(r"\bv1:[0-9a-f]{12}:", "v1::", one) for one in (found, shown))
+    found, shown = without_source(found), without_source(shown)
     assert found == shown, "if the change is wanted: ACCEPT=1 .venv/bin/pytest -k readme_shows"
 
 
