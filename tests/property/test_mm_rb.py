@@ -130,3 +130,53 @@ def test_a_hint_without_its_check_would_be_noticed():
     other = Vma(8 * PAGE, 9 * PAGE)
     space.link(other)
     assert space.index.find(0) is other
+
+
+def row(*borders):
+    """An index of VMAs between ``borders``, given in pages, and the VMAs."""
+    vmas = [Vma(a * PAGE, b * PAGE) for a, b in borders]
+    index = VmaIndex()
+    for vma in vmas:
+        index.insert(vma)
+        vma.vm_rb_linked = True
+    return index, vmas
+
+
+@pytest.mark.parametrize("gone", range(3))
+def test_one_that_is_not_linked_any_more_still_points_at_its_neighbours(gone):
+    index, vmas = row((0, 2), (4, 6), (6, 7))
+    around = [(None, vmas[1]), (vmas[0], vmas[2]), (vmas[1], None)]
+    assert [(index.prev(vma), index.next(vma)) for vma in vmas] == around
+    index.erase(vmas[gone])
+    assert (index.prev(vmas[gone]), index.next(vmas[gone])) == around[gone]
+    with pytest.raises(KeyError):
+        index.erase(vmas[gone])
+
+
+def test_an_index_counts_its_vmas_and_knows_the_lowest_and_the_topmost():
+    index, vmas = row()
+    assert (len(index), index.first(), index.last(), index.find(0)) == (0, None, None, None)
+    index, vmas = row((4, 6), (0, 2), (8, 9))
+    assert (len(index), index.first(), index.last()) == (3, vmas[1], vmas[2])
+
+
+def test_a_dead_vma_is_not_found_though_it_is_still_in_the_index():
+    """vma_rb_erase() marks it outside the lock: a guess has to ask."""
+    index, vmas = row((0, 20), (20, 40))
+    for page in (0, 17, 33):
+        assert index.find(page * PAGE) is vmas[page >= 20]
+    for vma in vmas:
+        vma.vm_rb_linked = False
+    vmas[0].vm_end = vmas[1].vm_start = 10 * PAGE
+    assert [index.find(page * PAGE) for page in (0, 9, 10, 17, 33)] == [
+        vmas[0], vmas[0], vmas[1], vmas[1], vmas[1],
+    ]  # fmt: skip
+
+
+def test_a_search_goes_by_the_order_and_by_nothing_that_was_guessed():
+    index, vmas = row((0, 20), (20, 40))
+    assert index.find(5 * PAGE) is vmas[0]
+    vmas[0].vm_end = vmas[1].vm_start = 3 * PAGE
+    assert index.search(5 * PAGE) is vmas[1]
+    vmas[1].vm_start = 0  # while two overlap, the first in order
+    assert index.search(2 * PAGE) is vmas[0]

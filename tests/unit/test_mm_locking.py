@@ -84,9 +84,9 @@ def test_readers_share_and_keep_writers_out(kind, cpus):
 def test_a_downgraded_writer_is_one_reader(cpus):
     one, other = cpus
     lock = RwLock()
-    refuses(lock.downgrade, one, "A drops a write lock that None holds")
+    refuses(lock.downgrade, one, "A downgrades a write lock that None holds")
     lock.write_lock(one)
-    refuses(lock.downgrade, other, "B drops a write lock that A holds")
+    refuses(lock.downgrade, other, "B downgrades a write lock that A holds")
     lock.downgrade(one)
     assert (lock.writer, lock.readers) == (None, 1)
     lock.read_lock(other)

@@ -277,12 +277,34 @@ def test_the_walk_leaves_where_the_pte_is_and_what_it_was(form, page):
     assert vmf.pgoff == vma.vm_pgoff + behind
 
 
-@pytest.mark.parametrize("distance", [0, 1, 0x3FF, 0x1000, 0x12345])
+@pytest.mark.parametrize("distance", [0, 1, 0x3FF, 0x1000, 0x12345, ADDRESS // PAGE - 3])
 def test_the_page_offset_counts_from_the_start_of_the_vma(form, distance):
     world, vma = ready(form)
     vma.vm_start, vma.vm_pgoff = ADDRESS - distance * PAGE, 0x7777
     walk(world, vma, ADDRESS + PAGE - 1)
     assert world.task.vmf.pgoff == 0x7777 + distance
+
+
+def test_a_count_that_is_equal_is_the_same_whoever_wrote_it(form):
+    """Two writers that lose each other's increments both write this number."""
+    world, vma = ready(form)
+    vma.vm_sequence = int("1000")
+    vmf = world.task.vmf
+    assert check(world, vma) == (0, STALE)
+    vma.vm_sequence = int("1000")
+    assert drive(world.functions.vma_has_changed(vmf)) is False
+
+
+def test_an_equal_count_behind_the_walk_is_the_same_whoever_wrote_it():
+    world, vma = ready("window")
+    vma.vm_sequence = int("1000")
+    trying = world.functions.handle_speculative_fault(
+        world.task, world.mm, ADDRESS + PAGE, FAULT_FLAG_USER | FAULT_FLAG_WRITE
+    )
+    for step in trying:
+        if step == (READ, vma, SEQUENCE_RETRY):
+            vma.vm_sequence = int("1000")
+    assert world.task.vmf.reason == reasons.SPF_NONE
 
 
 def whole(world, vma):
@@ -423,10 +445,11 @@ def test_a_failure_has_its_reason_and_leaves_nothing_behind(name, failure):
     other = PageTable(1)
     preempted = world.task.preempt_count
     locking = getattr(world.functions, name)(world.task, vmf)
-    tried = 0
+    tried, kinds = 0, []
     try:
         while True:
             kind, _, _ = next(locking)
+            kinds.append(kind)
             tried += kind == TRYLOCK
             if tried == when and what == "vma":
                 vma.vm_sequence = 8
@@ -435,6 +458,7 @@ def test_a_failure_has_its_reason_and_leaves_nothing_behind(name, failure):
     except StopIteration as stop:
         assert stop.value is False
     assert (vmf.reason, tried) == (reason, when)
+    assert (kinds.count(IRQ_OFF), kinds.count(IRQ_ON)) == (1, 1)
     assert (table.ptl.owner, other.ptl.owner, world.task.irqs_off) == (None, None, False)
     assert world.task.preempt_count == preempted
     assert vmf.pte == STALE
