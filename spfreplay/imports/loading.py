@@ -162,6 +162,9 @@ def _feed(given: Input, gathered: Gathered, options: ImportOptions) -> tuple[Imp
             importer.feed(batch)
         except Excess as excess:
             given.refuse(None, str(excess))
+        except OverflowError:
+            told = f"{batch[0][0]}..{batch[-1][0]} ns"
+            given.refuse(None, f"a number of a record at {told} is beyond any trace's")
         records += len(batch)
         importer.run.end = batch[-1][0]
     if importer is None:

@@ -210,6 +210,8 @@ class Converter:
 
     def _rss_stat(self, ts: int, cpu: int, values: tuple[int, int, int, int, int]) -> None:
         tid, mm_id, curr, member, size = values
+        if not 0 <= member <= c.MM_SHMEMPAGES:
+            return  # a counter that this kernel has besides
         held = self._rss.get(mm_id)
         if held is None:
             held = self._rss[mm_id] = [0, 0, 0, 0]

@@ -10,6 +10,7 @@ from perf_files import (
     CPU,
     ENTER_MMAP,
     EXIT_MMAP,
+    FORMATS,
     FREQ,
     ID,
     IDENTIFIER,
@@ -30,10 +31,12 @@ from perf_files import (
     fault,
     fields,
     fork,
+    form,
     mmap2,
     perf_data,
     record,
     sample,
+    tracing_data,
     trailer,
 )
 
@@ -220,3 +223,24 @@ def test_no_event_of_use_is_refused():
 def test_a_fault_of_another_event_is_not_taken_for_one():
     data = perf_data([attr(), attr(kind=0, ident=9)], [fault(5, 2), fault(6, 2, ident=9)])
     assert [one[0] for one in records_of(data)] == [5]
+
+
+def test_a_number_beyond_a_column_is_refused():
+    """A counter of a petabyte: more pages than an event can tell."""
+    rss = form(120, "rss_stat", "mm_id", ("curr", 4, 0), ("member", 4, 1), ("size", 8, 1))
+    formats = FORMATS | {120: ("kmem", rss)}
+    attrs = [*ATTRS, attr(config=120, ident=50)]
+    raw = struct.pack("<HBBiQIiq", 120, 0, 0, 7, 1, 1, 1, 1 << 62)
+    records = [*exec_records(), sample(2000, 50, raw), fault(3000, TEXT)]
+    assert "beyond any trace's" in refusal(
+        perf_data(attrs, records, {1: tracing_data(formats)})
+    )
+
+
+def test_a_counter_that_is_not_known_is_passed_over():
+    rss = form(120, "rss_stat", "mm_id", ("curr", 4, 0), ("member", 4, 1), ("size", 8, 1))
+    formats = FORMATS | {120: ("kmem", rss)}
+    attrs = [*ATTRS, attr(config=120, ident=50)]
+    raw = struct.pack("<HBBiQIiq", 120, 0, 0, 7, 1, 1, 9, 4096)
+    records = [*exec_records(), sample(2000, 50, raw), fault(3000, TEXT)]
+    assert load(perf_data(attrs, records, {1: tracing_data(formats)})).events == 2
