@@ -116,8 +116,11 @@ def recognise(given: Input) -> str:
 def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Imported:
     """Make a trace of what a reader found in ``given``."""
     with patient_collector():
-        importer, records = _feed(given, gathered, options)
-        cap = importer.finish()
+        try:
+            importer, records = _feed(given, gathered, options)
+            cap = importer.finish()
+        except OverflowError:
+            given.refuse(None, "a record holds a number that is beyond any trace's")
     if not len(importer.rows):
         given.refuse(None, "nothing happened to the memory of any process that was chosen")
     profile = KernelProfile(release=gathered.release or "unknown")
@@ -162,9 +165,6 @@ def _feed(given: Input, gathered: Gathered, options: ImportOptions) -> tuple[Imp
             importer.feed(batch)
         except Excess as excess:
             given.refuse(None, str(excess))
-        except OverflowError:
-            told = f"{batch[0][0]}..{batch[-1][0]} ns"
-            given.refuse(None, f"a number of a record at {told} is beyond any trace's")
         records += len(batch)
         importer.run.end = batch[-1][0]
     if importer is None:
