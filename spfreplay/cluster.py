@@ -9,6 +9,7 @@ worker that has others.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -144,13 +145,15 @@ def _follow(ours: Future[T], theirs: Future[T]) -> None:
 
 @cache
 def sources() -> str:
-    """Return a digest of the sources that this process runs."""
+    """Return a digest of the sources that this process runs, protocols elsewhere included."""
     import spfreplay
     import spfreplay_reference
+    from spfreplay.protocols.registry import PATH_VARIABLE
 
     digest = sha256()
-    for package in (spfreplay, spfreplay_reference):
-        root = Path(package.__path__[0])
+    elsewhere = filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep))
+    for folder in (spfreplay.__path__[0], spfreplay_reference.__path__[0], *elsewhere):
+        root = Path(folder)
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0")
             digest.update(path.read_bytes())

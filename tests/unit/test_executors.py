@@ -11,6 +11,7 @@ from pathlib import Path
 import executor_tasks as tasks
 import pytest
 
+from spfreplay import cluster
 from spfreplay.errors import CannotError, ModelError, TraceError
 from spfreplay.executors import WorkerDied, as_done, executor, in_order
 
@@ -164,6 +165,16 @@ def test_without_distributed_a_cluster_is_one_clear_error(monkeypatch):
         executor(1, "x:1"),
     ):
         pass
+
+
+def test_the_sources_of_a_cluster_are_those_of_its_protocols_too(monkeypatch, tmp_path):
+    ours = cluster.sources.__wrapped__()
+    monkeypatch.setenv("SPFREPLAY_PROTOCOLS", str(tmp_path))
+    module = tmp_path / "spf_other.py"
+    module.write_text("PROTOCOL = 1\n")
+    one = cluster.sources.__wrapped__()
+    module.write_text("PROTOCOL = 2\n")
+    assert len({ours, one, cluster.sources.__wrapped__()}) == 3
 
 
 def session(leader):
