@@ -65,13 +65,18 @@ def diff_trace(
     :param make_pair: builds the two players; for tests that plant bugs
     :param deadline: as time.monotonic() has it: what is not done by then is left out
     :raises ModelError: an engine failed
-    :raises CannotError: no notebook can be kept where the options say
+    :raises CannotError: no notebook can be kept, or no cluster is, where the options say
     """
     options = options or DiffOptions()
     if options.explore and options.notebook:
         from spfreplay.notebook import prepare
 
         prepare(Path(options.notebook))
+    if options.explore and options.dask:
+        from spfreplay.executors import executor
+
+        with executor(1, options.dask):
+            pass  # it answers: known before anything is played
     build = make_pair or both_engines
     wide: list[tuple[int, ...]] = []
     cutter = Cutter(earliest_enters(trace), trace.tables.images, options.skew, wide.append)

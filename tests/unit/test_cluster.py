@@ -130,6 +130,18 @@ def watching(cluster):
         yield lambda: client.processing().get(first)
 
 
+def test_ctrl_c_ends_us_and_leaves_the_cluster_to_others(cluster):
+    with watching(cluster) as busy:
+        ours = spfreplay("--dask", cluster.address, "-q", "traces/recorded/cstress.bin")
+        wait_for(busy)
+        ours.send_signal(signal.SIGINT)
+        told, complaints = ours.communicate(timeout=120)
+    assert (ours.returncode, "Traceback" in complaints) == (130, False), complaints
+    assert "Scope:" in told
+    with executor(1, cluster.address) as pool:
+        assert list(in_order(pool, tasks.square, range(3))) == [0, 1, 4]
+
+
 def test_a_task_that_kills_every_worker_is_an_error_that_says_so(cluster):
     cluster.workers += [cluster.worker() for _ in range(3)]
     with executor(1, cluster.address) as pool:
