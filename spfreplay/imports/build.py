@@ -111,7 +111,12 @@ class Importer(Converter):
         table[g.RAW_NAMED] = self._side_named
         table[g.RAW_BORN] = self._side_born
         table[g.RAW_ENDED] = self._side_ended
+        if not self._has_fork:
+            table[k.RAW_FORK] = self._ignore
+        if not self._has_exit:
+            table[k.RAW_TASK_EXIT] = self._ignore
         if not self._has_exec:
+            table[k.RAW_EXEC] = self._ignore
             for code in (k.RAW_FAULT_USER, k.RAW_ENTER, k.RAW_EXIT, k.RAW_FORK, k.RAW_TASK_EXIT,
                          g.RAW_BORN, g.RAW_ENDED):  # fmt: skip
                 table[code] = self._behind_exec(table[code])

@@ -25,7 +25,7 @@ from spfreplay.imports.gathered import (
 from spfreplay.imports.input import Bytes, Input
 from spfreplay.imports.perfheader import COMPRESSED_REMEDY, PerfHeader, read_header
 from spfreplay.imports.perfside import SIDE_RECORDS, SideReader
-from spfreplay.imports.wanted import WANTED
+from spfreplay.imports.wanted import BY_PID, WANTED
 from spfreplay.record.formats import compile_event
 from spfreplay.record.ring import RawRecord
 
@@ -34,6 +34,7 @@ RECORD_FINISHED_ROUND: Final = 68
 RECORD_AUXTRACE: Final = 71
 RECORD_COMPRESSED: Final = (81, 83)
 
+_NO_TASK: Final = 1 << 31
 _HEAD: Final = struct.Struct("<IHH").unpack_from
 _LONG: Final = struct.Struct("<Q").unpack_from
 _TIME: Final = itemgetter(0)
@@ -43,6 +44,9 @@ _SOFT_NAMES: Final = {
     p.SW_MAJOR: "major-faults",
     p.SW_PAGE_FAULTS: "page-faults",
 }
+
+#: Samples looked at for process ids that differ.
+_LOOKED_AT: Final = 200
 
 Read = Callable[[Bytes, int], tuple[Any, ...]]
 
@@ -61,6 +65,10 @@ class _Event(NamedTuple):
     attr: p.Attr
     own: p.Common | None  # where samples of events differ in layout
 
+    def told(self, size: int) -> bool:
+        """Tell whether a sample of this size has fields at a fixed place."""
+        return self.code != RAW_SOFT and self.at >= 0 and size >= self.need
+
 
 def read_perf_data(source: Input) -> Gathered:
     """Read the head of a perf.data; its records are read on demand.
@@ -69,6 +77,7 @@ def read_perf_data(source: Input) -> Gathered:
     """
     header = read_header(source)
     walk = _Walk(source, header)
+    walk.look_inside()
     gathered = Gathered(
         "perf.data",
         walk.batches,
@@ -100,6 +109,8 @@ class _Walk:
         self.gathered: Gathered | None = None
         self.tgids: dict[int, int] = {}
         self._attrs = header.attrs
+        #: recorded in a namespace of process ids: tracepoints count by others
+        self.inside = False
         self._events: dict[int, _Event] = {}
         self._user_only: set[str] = set()  # or kernel mode only
         names: list[str] = []
@@ -174,6 +185,30 @@ class _Walk:
         at = -1 if attr.sample_type & (p.READ | p.CALLCHAIN) else fixed + 4
         return name, _Event(wanted.code, reader, at, fixed + 4 + size, attr, own)
 
+    def look_inside(self) -> None:
+        """Find out whether the recording was made in a container.
+
+        There perf's own records have the container's process ids, and what
+        tracepoints print has those of the whole machine.
+        """
+        first = self._attrs[0].sample_type
+        common, size = p.common_reader(first if self._uniform else p.IDENTIFIER)
+        data, at, seen, other = self._source.data, self._start, 0, 0
+        while at + size <= self._end and seen < _LOOKED_AT:
+            kind, _, length, ident, _, tid, _, _ = common(data, at)
+            if length < 8 or at + length > self._end:
+                return  # said when the records are read
+            event = self._events.get(ident) if kind == RECORD_SAMPLE else None
+            if event is not None and event.told(length):
+                if event.own is not None:
+                    tid = event.own(data, at)[5]
+                seen += tid < _NO_TASK
+                other += tid < _NO_TASK and event.read(data, at + event.at)[0] != tid
+            at += length
+        self.inside = 2 * other > seen
+        if self.inside:
+            self.names = tuple(one for one in self.names if one not in BY_PID)
+
     # -- records -------------------------------------------------------------
 
     def batches(self) -> Iterator[list[RawRecord]]:
@@ -228,7 +263,7 @@ class _Walk:
     ) -> tuple[int, bool]:
         """Decode records up to the end of a round; return where, and whether it is one."""
         data, end, events, tgids = self._source.data, self._end, self._events, self.tgids
-        append = out.append
+        append, inside = out.append, self.inside
         while at <= last:
             kind, misc, size, ident, pid, tid, time, cpu = common(data, at)
             if size < 8 or at + size > end:
@@ -243,7 +278,10 @@ class _Walk:
                         self._source.refuse(at, f"sample of {size} bytes, expected {need}")
                     if place < 0:
                         place = self._variable(event, at, size, need)
-                    append((time, cpu, code, read(data, at + place)))
+                    values = read(data, at + place)
+                    if inside and tid < _NO_TASK:
+                        values = (tid, *values[1:])
+                    append((time, cpu, code, values))
                     if tgids.get(tid) != pid:
                         self._note_task(at, tid, pid)
                 at += size

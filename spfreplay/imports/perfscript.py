@@ -22,6 +22,7 @@ from spfreplay.imports.lines import LONGEST, LineWalk
 from spfreplay.imports.payloads import Parse, parsers
 from spfreplay.imports.scripthead import read_head
 from spfreplay.imports.scriptside import side_record
+from spfreplay.imports.wanted import BY_PID
 from spfreplay.record.ring import RawRecord
 
 #: A whole line, for those that the fast way does not understand.
@@ -60,6 +61,9 @@ def read_perf_script(source: Input) -> Gathered:
         "minor-faults",
         "major-faults",
     } <= set(both)
+    side_band = source.data.find(b" PERF_RECORD_MMAP2 ") >= 0
+    if side_band and _inside(source):
+        head.events = tuple(one for one in head.events if one not in BY_PID)
     gathered = Gathered(
         "perf-script",
         walk.batches,
@@ -71,7 +75,7 @@ def read_perf_script(source: Input) -> Gathered:
         head.arch,
         head.ncpu,
         head.command,
-        side_band=source.data.find(b" PERF_RECORD_MMAP2 ") >= 0,
+        side_band=side_band,
         facts=dict(head.facts),
         soft_kernel=head.told and any(one in _SOFT for one in both),
     )
@@ -79,6 +83,19 @@ def read_perf_script(source: Input) -> Gathered:
         source.refuse(None, "no page faults in this text: see record --print-perf-command")
     walk.gathered = gathered
     return gathered
+
+
+def _inside(source: Input) -> bool:
+    """Tell whether perf ran in a container: the ids in front are not those in the fields."""
+    at = source.data.find(b" sched:sched_process_exec: ")
+    if at < 0:
+        return False
+    start = source.data.rfind(b"\n", 0, at) + 1
+    end = source.data.find(b"\n", at)
+    line = LINE.match(source.data[start : max(end, at)].strip())
+    fields = re.search(rb" pid=(\d{1,10}) old_pid=", source.data[at : max(end, at)])
+    task = _TASK.match(line["task"]) if line is not None else None
+    return task is not None and fields is not None and int(task["tid"]) != int(fields[1])
 
 
 def _soft_parser(which: int) -> Parse:

@@ -10,3 +10,10 @@ from spfreplay.record.catalog import BASE_EVENTS, DETAIL_EVENTS, Wanted, call_ev
 WANTED: Final[dict[str, Wanted]] = {
     f"{one.system}:{one.name}": one for one in (*BASE_EVENTS, *call_events(), *DETAIL_EVENTS)
 }
+
+#: Events whose fields are process ids: perf's side band says the same.
+BY_PID: Final = (
+    "sched:sched_process_fork",
+    "sched:sched_process_exec",
+    "sched:sched_process_exit",
+)

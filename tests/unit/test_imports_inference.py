@@ -1,13 +1,17 @@
 """What a recording leaves open is inferred from what came later, or marked."""
 
+import struct
+
 import pytest
 from perf_files import (
     ATTRS,
     CPU,
     ENTER_BRK,
     ENTER_MMAP,
+    EXEC,
     EXIT_BRK,
     EXIT_MMAP,
+    FAULT,
     IDENTIFIER,
     IDS,
     IP,
@@ -188,3 +192,32 @@ def test_only_the_chosen_processes_are_taken():
 def test_an_exec_without_its_tracepoint_ends_at_the_first_user_event():
     _, events = imported(fault(3000, TEXT), without=frozenset(("sched:sched_process_exec",)))
     assert [one.op for one in events] == [c.OP_EXEC, c.OP_ACCESS]
+
+
+def test_a_recording_made_in_a_container_has_its_process_ids():
+    """Tracepoints count by the ids of the machine, all else by the container's."""
+    child = fork(3000, 7, 9, 9)
+    seen = [
+        sample(2000, IDS[FAULT], fields(FAULT, TEXT, 0x1000, 4, tid=6380)),
+        child,
+        sample(4000, IDS[FAULT], fields(FAULT, TEXT, 0x1000, 4, tid=6382), tid=9, pid=9),
+    ]
+    without = [one for one in exec_records() if one[:4] != b"\x09\0\0\0"]
+    inside = sample(1009, IDS[EXEC], fields(EXEC, tid=6380) + struct.pack("<ii", 6380, 6380))
+    found = load(perf_data(ATTRS, [*without, inside, *seen]))
+    assert [(one.tid, one.pid) for one in found.tables.threads] == [(7, 7), (9, 9)]
+
+
+def test_a_container_s_text_has_its_process_ids():
+    lines = [
+        "prog 7/7 [000] 1.000000001: PERF_RECORD_COMM exec: prog:7/7",
+        "prog 7/7 [000] 1.000000002: PERF_RECORD_MMAP2 7/7: [0x400000(0x1000) @ 0 08:01 5 0]:"
+        " r-xp /bin/prog",
+        "prog 7/7 [000] 1.000000003: sched:sched_process_exec: filename=/bin/prog pid=6380"
+        " old_pid=6380",
+        "prog 7/7 [000] 1.000000004: exceptions:page_fault_user: address=0x400000 ip=0x400000"
+        " error_code=0x14",
+    ]
+    found = load(("\n".join(lines) + "\n").encode())
+    (columns,) = list(found.chunks)
+    assert (list(columns.op), list(columns.tid)) == ([c.OP_EXEC, c.OP_ACCESS], [7, 7])
