@@ -35,6 +35,7 @@ class Task(NamedTuple):
     first: Place | None = None
     last: Place | None = None
     seconds: float | None = None  # that all of it may take, replay and orders
+    until: float | None = None  # as time.monotonic() has it on this machine: the end of the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,17 @@ class Clock:
 
     seconds: float | None
     jobs: int = 1
-    _end: float = field(init=False, default=0.0)
+    end: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self._end = time.monotonic() + (self.seconds or 0.0)
+        self.end = time.monotonic() + (self.seconds or 0.0)
 
     def part(self, tasks: int) -> float | None:
         """Return the seconds for one of so many tasks that are left; None: no limit."""
         if self.seconds is None:
             return None
         rounds = -(-tasks // self.jobs)
-        return max(0.0, self._end - time.monotonic()) / max(rounds, 1)
+        return max(0.0, self.end - time.monotonic()) / max(rounds, 1)
 
 
 def perform(
@@ -90,6 +91,12 @@ def perform(
 
     :param trace: the trace, if it is open already.
     """
+    deadline = None
+    if task.seconds is not None and task.until is not None:
+        now = time.monotonic()
+        if now >= task.until:
+            return over_budget(task)
+        deadline = min(now + task.seconds, task.until)
     try:
         trace = trace or open_trace(task.path)
         result = diff_trace(
@@ -98,7 +105,7 @@ def perform(
             path=task.path,
             progress=progress,
             explored=explored,
-            deadline=None if task.seconds is None else time.monotonic() + task.seconds,
+            deadline=deadline,
         )
     except Exception as error:
         return failure(task, error)
@@ -153,9 +160,14 @@ def timed(tasks: Sequence[Task], clock: Clock, done: Callable[[Done], None]) -> 
         if seconds is None:
             yield task
         elif seconds > 0:
-            yield task._replace(seconds=seconds)
+            yield task._replace(seconds=seconds, until=clock.end)
         else:
-            done(Done(task.path, task.options.protocol, None, OVER_BUDGET, EXIT_UNDECIDED))
+            done(over_budget(task))
+
+
+def over_budget(task: Task) -> Done:
+    """Return what became of a task for which there was no time."""
+    return Done(task.path, task.options.protocol, None, OVER_BUDGET, EXIT_UNDECIDED)
 
 
 def _event(trace: Trace, place: Place | None) -> int | None:

@@ -79,7 +79,9 @@ def _sort_out(path: str, found: Found) -> None:
     if name.endswith(REFUSAL) and os.path.exists(path.removesuffix(REFUSAL)):
         return
     refusal = _refusal(path)
-    if refusal is not None and (path.endswith(".bin") or _begins_like_one(path)):
+    if not os.path.isfile(path):
+        found.passed_over += 1  # to open a pipe is to wait for it
+    elif refusal is not None and (path.endswith(".bin") or _begins_like_one(path)):
         found.refusals[path] = refusal
     elif refusal is None and not name.startswith(".") and _is_trace(path):
         found.traces.append(path)

@@ -3,13 +3,15 @@
 import json
 import os
 import re
+from unittest import mock
 
 import pytest
 from ci_traces import LONG, QUIET, RACE, STRICT, TWO, folder_of, stating
 
 from spfreplay import cli
-from spfreplay.batch import perform
+from spfreplay.batch import Clock, Task, perform, timed
 from spfreplay.ci import Expectation, discover, expectation_of
+from spfreplay.diff import DiffOptions
 from spfreplay.errors import TraceError
 
 DEFECT = "spf17-live-fields-at-commit"
@@ -251,6 +253,31 @@ def test_reports_of_little_do_not_depend_on_it_either(capsys, good):
     little = [good / "match.txt", good / "bad", good / "sub" / "strict.txt", good / "no-suffix"]
     one = run(capsys, "--format=json", "--recorded-order", *little)
     assert one == run(capsys, "-j2", "--format=json", "--recorded-order", *little)
+
+
+def test_a_pipe_is_no_trace(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    os.mkfifo(tmp_path / "pipe")
+    found = discover([str(folder_of(tmp_path, {"quiet.txt": QUIET}))])
+    assert (len(found.traces), found.passed_over) == (1, 2)
+
+
+def test_the_time_of_a_run_is_shared_out_and_ends():
+    now = [100.0]
+    with mock.patch("spfreplay.batch.time.monotonic", lambda: now[0]):
+        clock = Clock(60.0, jobs=2)
+        told = []
+        tasks = timed([Task(str(n), DiffOptions()) for n in range(4)], clock, told.append)
+        first = next(tasks)
+        assert (first.seconds, first.until) == (30.0, 160.0)  # two rounds of two
+        now[0] = 150.0  # it took its time, and more
+        assert next(tasks).seconds == 5.0
+        now[0] = 155.0  # submitted early: it may go on until the run ends
+        waiting = next(tasks)
+        now[0] = 161.0
+        assert perform(waiting).error == "not compared: the budget of the run was spent"
+        assert list(tasks) == []
+    assert [(done.path, done.failed_with) for done in told] == [("3", 4)]
 
 
 def test_places_in_a_trace_are_not_for_many(capsys, good):

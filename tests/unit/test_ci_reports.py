@@ -41,7 +41,7 @@ def reports(tmp_path_factory):
             "damaged.bin": "",
         },
     )
-    kinds = ("json", "text", "github", "junit")
+    kinds = ("json", "text", "github", "junit", "html")
     asked = [f"--report={kind}={folder / kind}.out" for kind in kinds]
     cli.main(["diff", "--ci", "-q", "-j1", "-o", "/dev/null", *asked, str(folder)])
     return {kind: (folder / f"{kind}.out").read_text() for kind in kinds}
@@ -189,6 +189,12 @@ def test_a_report_of_nothing_is_a_usage_error(capsys, tmp_path, wrong):
     trace = folder_of(tmp_path, {"fine.txt": QUIET}) / "fine.txt"
     code, out, err = run(capsys, *[f"--report={each}" for each in wrong], trace)
     assert (code, out, "Error: " in err) == (2, "", True)
+
+
+def test_a_page_shows_the_races_of_a_run(reports):
+    assert reports["html"].startswith("<!DOCTYPE html>")
+    assert "race.txt" in reports["html"]
+    assert "WRONG_INDEX" in reports["html"]
 
 
 def test_a_report_that_cannot_be_written_is_told(capsys, tmp_path):
