@@ -78,13 +78,13 @@ def import_(
     trace-cmd report -t, or of strace -f -ttt -T -y.  - is stdin.
 
     What the file does not say is inferred or left out, and counted: check says
-    how far the trace can be believed.  No path in FILE is opened
-    without --elf.  The line that
-    records all that is of use elsewhere: spfreplay record --print-perf-command.
+    how far the trace can be believed.  No path in FILE is opened without --elf.
+    spfreplay record --print-perf-command prints the line that records all that is
+    of use.
     """
-    from spfreplay.imports.loading import ImportOptions, load
+    from spfreplay.imports.loading import ImportOptions
     from spfreplay.imports.without import NAMES
-    from spfreplay.imports.writing import write_imported
+    from spfreplay.imports.writing import import_file
 
     for name in without:
         if name not in NAMES:
@@ -92,10 +92,16 @@ def import_(
     options = ImportOptions(
         form or "", frozenset(pids), beside, frozenset(without), elf, strace
     )
-    imported = load(path, options)
-    write_imported(imported, output)
+    imported = import_file(path, output, options)
     if not quiet:
         tables = imported.tables
+        running = imported.missing.get("began-running", 0)
+        if running > 1 and not pids:
+            click.echo(
+                f"spfreplay: warning: {running} processes ran before the recording;"
+                " --pid takes one of those that did not",
+                err=True,
+            )
         click.echo(
             f"spfreplay: {output}: {imported.events:,} events of {imported.records:,} records, "
             f"{len(tables.processes)} processes, {len(tables.threads)} threads",

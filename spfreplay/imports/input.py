@@ -53,10 +53,11 @@ def open_input(source: str | os.PathLike[str] | bytes) -> Input:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise TraceError(name, "", f"cannot open: {reason}") from None
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISDIR(mode):
+        os.close(fd)
+        raise TraceError(name, "", _directory(name))
     with open(fd, "rb") as file:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise TraceError(name, "", _directory(name))
         return _mapped(name, file) if stat.S_ISREG(mode) else _spool(name, file)
 
 
