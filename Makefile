@@ -12,7 +12,7 @@ STEPS  ?= 60000000
 SHARE  ?= 1
 CANNOT := { [ $$? = 5 ] && echo 'SKIPPED: oracle: no operation was compared'; }
 
-.PHONY: help demo test check slow live traces oracle mutation bench clean
+.PHONY: help demo test check slow live traces oracle mutation bench clean mutilations
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -60,6 +60,9 @@ oracle: $(STAMP)  ## random programs on this kernel, how many operations were co
 
 mutation: $(MUTANT)  ## change the protocol line by line: does a test notice? (hours)
 	@nice -n 10 $(BIN)/python tests/mutation/mutation_run.py --share $(SHARE)
+
+mutilations: $(STAMP)  ## a million damaged files of every format: read or refused (an hour)
+	@nice -n 10 $(BIN)/python tests/property/mutilations.py --count $(or $(COUNT),1000000)
 
 bench: $(STAMP)  ## print what things cost, as ratios of one run
 	@$(BIN)/pytest -m bench -s

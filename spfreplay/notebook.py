@@ -19,7 +19,7 @@ from typing import Any, Final
 from spfreplay.engines.judge import Illegal
 from spfreplay.engines.subject import FrozenImage, Result
 from spfreplay.errors import CannotError, TraceError
-from spfreplay.explore import Schedule, Witness
+from spfreplay.explore import Schedule, ScheduleError, Witness
 from spfreplay.explore.schedule import read_runs, write_runs
 from spfreplay.explored import Explored
 from spfreplay.oracles import Finding
@@ -46,7 +46,10 @@ class Notebook:
     def explored(self, window: object) -> Explored | None:
         """Return what came of a window, if that is known."""
         found = self._known.get(self._name(window))
-        return None if found is None else explored_of(found)
+        try:
+            return None if found is None else explored_of(found)
+        except (ValueError, TypeError, LookupError, AttributeError, ScheduleError):
+            return None  # damaged: it is explored again
 
     def add(self, window: object, explored: Explored) -> None:
         """Write down what came of a window."""
@@ -68,7 +71,7 @@ class Notebook:
                 try:
                     row = json.loads(line)
                     self._known[row["window"]] = row["explored"]
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, RecursionError):
                     continue  # cut off in the middle of a write
 
 
@@ -124,9 +127,12 @@ def explored_of(row: dict[str, Any]) -> Explored:
         )
         for each in row["illegal"]
     )
-    relaxed = tuple((name, times) for name, times in row["relaxed"])
+    for name in ("outcomes", "legal", "executions", "cut", "steps"):
+        if type(row[name]) is not int or row[name] < 0:
+            raise ValueError(name)
+    relaxed = tuple((str(name), int(times)) for name, times in row["relaxed"])
     found = Explored(**{**row, "illegal": illegal, "relaxed": relaxed})
-    return replace(found, chances=tuple(row["chances"]))
+    return replace(found, chances=tuple(map(str, row["chances"])))
 
 
 def _result(row: list[Any]) -> Result:

@@ -46,6 +46,8 @@ _MEMBERS: Final = {
 _TYPES: Final = {b"type=" + name: member for name, member in _MEMBERS.items()}
 _TOP: Final = 1 << 63
 _ALL: Final = 1 << 64
+#: no process has 2^42 bytes of memory: pages are counted in 32 bits
+_MOST_MEMORY: Final = 42
 #: exit_mmap is printed with the address of its maple tree: so far into mm_struct.
 _TREE_IN_MM: Final = 0x40
 
@@ -70,17 +72,19 @@ def _address(text: bytes) -> int:
 def _fault(tid: int, text: bytes) -> tuple[Any, ...]:
     try:
         address, ip, code = text.split()
-        return (
-            tid,
-            int(address[8:], 16),
-            int(ip[3:], 16) if ip[3:5] == b"0x" else -1,
-            int(code[11:], 16),
-        )
+        addr, err = int(address[8:], 16), int(code[11:], 16)
+        place = int(ip[3:], 16) if ip[3:5] == b"0x" else -1
+        if (addr | err) >> 63 or place >> 63 > 0:
+            raise ValueError("not a plain number")
+        return tid, addr, place, err
     except ValueError:
         found = _FAULT.match(text)
         if found is None:
             raise
-        return tid, _address(found[1]), _address(found[2]), int(found[3], 16)
+        err = _signed(found[3])
+        if err >> 32:
+            raise ValueError("an error code of more than 32 bits") from None
+        return tid, _address(found[1]), _address(found[2]), err
 
 
 def _enter(call: int) -> Parse:
@@ -110,7 +114,10 @@ def _found(pattern: re.Pattern[bytes], text: bytes) -> re.Match[bytes]:
 def _rss(tid: int, text: bytes) -> tuple[Any, ...]:
     try:
         mm, current, kind, pages = text.split()
-        return tid, int(mm[6:]), int(current[5:]), _TYPES[kind], int(pages[5:-1])
+        size = int(pages[5:-1])
+        if size >> _MOST_MEMORY:
+            raise ValueError("more memory than there is")
+        return tid, int(mm[6:]), int(current[5:]), _TYPES[kind], size
     except (ValueError, KeyError):
         return _rss_of_any_kernel(tid, text)
 
@@ -120,6 +127,8 @@ def _rss_of_any_kernel(tid: int, text: bytes) -> tuple[Any, ...]:
     which = _MEMBERS[member] if member is not None else int(number)
     if which > c.MM_SHMEMPAGES:
         raise ValueError("rss member")
+    if int(size) >> _MOST_MEMORY > 0:
+        raise ValueError("more memory than there is")
     return tid, int(mm_id), int(curr), which, int(size)
 
 

@@ -82,9 +82,9 @@ def read_formats(source: Input, at: int, end: int) -> dict[int, tuple[str, Event
     found: dict[int, tuple[str, EventFormat]] = {}
     for _ in range(cursor.word("number of systems")):
         system = cursor.text("system")
-        for _ in range(cursor.word(f"number of formats of {system}")):
+        for _ in range(cursor.word(f"number of formats of {system!r}")):
             place = cursor.at
-            data = cursor.block(f"format of {system}")
+            data = cursor.block(f"format of {system!r}")
             named = _NAME.match(data)
             if named is not None and f"{system}:{named[1].decode()}" not in WANTED:
                 continue

@@ -83,7 +83,7 @@ class Ledger:
                 try:
                     row = json.loads(line)
                     self._known[row["key"]] = dict(row["values"])
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, RecursionError):
                     continue  # cut off in the middle of a write
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "text": ["check", "FILE"],
     "perf-data": ["import", "-q", "FILE", "-o", "OUT"],
     "perf-script": ["import", "-q", "FILE", "-o", "OUT"],
+    "trace-cmd": ["import", "-q", "FILE", "-o", "OUT"],
     "strace": ["import", "-q", "FILE", "-o", "OUT"],
     "notebook": ["diff", "-q", str(LITMUS), "--resume", "FILE"],
     "baseline": ["diff", "-q", str(LITMUS), "--baseline", "FILE"],
@@ -71,6 +72,7 @@ NOT_PERF_DATA = (
     "expected PERFILE2",
     "drops addresses",  # of other formats that are recognised
     "a trace.dat",
+    "of a process in this import",  # what stands beside
     "reaches beyond the end of the file",
     "no checkpoint of a process",  # of the trace beside it
     "str(excess)",  # of counts that take millions of records
