@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ from ci_traces import QUIET, STRICT, folder_of, stating
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = yaml.safe_load((ROOT / ".ci" / "action" / "action.yml").read_text())
+README = (ROOT / ".ci" / "README.md").read_text()
 GITLAB = yaml.safe_load((ROOT / ".ci" / "gitlab.yml").read_text())["spfreplay"]
 
 #: what stands in the place of an installed command: this interpreter's
@@ -35,6 +37,27 @@ def project(tmp_path):
     """Return the folder of somebody who has traces: one is not as it says."""
     traces = {"good/quiet.txt": QUIET, "good/sub/strict.txt": STRICT}
     return folder_of(tmp_path / "project", traces | {"bad/b.txt": stating(STRICT, "MATCH")})
+
+
+def blocks(language):
+    """Return what the README shows in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_shows_what_is_shipped():
+    github, gitlab = map(yaml.safe_load, blocks("yaml"))
+    assert gitlab == {"spfreplay": GITLAB}
+    assert github[0]["uses"].partition("/spfreplay/")[2] == ".ci/action@main"
+    assert (ROOT / ".ci" / "action" / "action.yml").exists()
+    assert github[0]["with"].keys() <= ACTION["inputs"].keys()
+    asked = re.findall(r"steps\.spfreplay\.outputs\.([a-z]+)", github[1]["with"]["path"])
+    assert asked == list(ACTION["outputs"])
+
+
+def test_the_settings_of_pytest_that_the_readme_shows_are_there():
+    shown = tomllib.loads(blocks("toml")[0])["tool"]["pytest"]["ini_options"]
+    plugin = (ROOT / "spfreplay" / "pytest_plugin.py").read_text()
+    assert all(f'addini("{name}"' in plugin for name in shown if name != "addopts")
 
 
 # -- GitHub -------------------------------------------------------------------
@@ -157,8 +180,7 @@ def test_the_job_of_gitlab_installs_and_checks(project, sources):
 # -- git bisect ---------------------------------------------------------------
 
 #: as the README has it
-BISECT = """sh -c '.venv/bin/spfreplay --version || exit 125
-    exec .venv/bin/spfreplay diff --bisect -q race.txt'"""
+BISECT = re.search(r"^git bisect run (.*?)\n```", README, re.DOTALL | re.MULTILINE)[1]
 
 RACE = (ROOT / "traces" / "litmus" / "munmap-fault.txt").read_text()
 LOCK, VERBS = "spfreplay/mm/spf_lock.py", "spfreplay/cli/__init__.py"
