@@ -31,7 +31,15 @@ from typing import Final, NamedTuple
 
 from spfreplay_reference.apart import groups
 from spfreplay_reference.changes import Change, Page, image_after
-from spfreplay_reference.contract import OP_ACCESS, OP_EXEC, OP_FORK, OP_MIGRATE, Image, Region
+from spfreplay_reference.contract import (
+    OP_ACCESS,
+    OP_EXEC,
+    OP_FORK,
+    OP_MIGRATE,
+    X86_PF_WRITE,
+    Image,
+    Region,
+)
 from spfreplay_reference.engine import LockedKernel, Unsupported
 from spfreplay_reference.orders import DOWNGRADE, EARLY_SEGV, Allowance, Found, Orders
 from spfreplay_reference.pieces import (
@@ -41,9 +49,12 @@ from spfreplay_reference.pieces import (
     IN_VAIN,
     LATE,
     MIGRATION_ENTRY,
+    OF_RANGES,
     PAGE_HELD,
+    SPLIT,
     STALE_TLB,
     Operation,
+    may_split,
 )
 
 #: States that are looked into before the answer is "unknown".
@@ -64,6 +75,7 @@ RELAXATIONS: Final = {
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
 #: and nobody minds.  Not for judging a kernel that has no such faults.
 WITHOUT_LOCK: Final = {
+    SPLIT: "faults come between the split of a huge page and what the call does then",
     EARLY_SEGV: "an mprotect under way (with stale-tlb) refuses what others still get through",
     FORK_BY_TABLE: "a fork lets faults in between two page tables: a child may miss the page"
     " of one and have that of the thread's next",
@@ -78,6 +90,7 @@ ONE_OPERATION: Final = {
     MIGRATION_ENTRY: {OP_MIGRATE},
     IN_VAIN: {OP_ACCESS},
     LATE: {OP_ACCESS},
+    SPLIT: {*OF_RANGES},
 }
 #: What else is let pass elsewhere, and why it needs no name here.
 NEEDS_NO_NAME: Final = {
@@ -189,7 +202,7 @@ def legal_set(
         or an operation that ends before it begins
     :raises Unsupported: exec is not modelled in windows
     """
-    tiers = _tiers_of(relaxations, {each.op for each in operations})
+    tiers = _tiers_of(relaxations, _applying(kernel, operations))
     if tiers is None:
         raise ValueError(f"no such relaxations: {', '.join(sorted(relaxations))}")
     if any(each.exit < each.enter for each in operations):
@@ -214,19 +227,33 @@ def legal_set(
     )
 
 
+def _applying(kernel: LockedKernel, operations: Sequence[Operation]) -> list[str]:
+    """Return the names of ONE_OPERATION that could make a difference."""
+    about = {each.op for each in operations}
+    names = [name for name, some in ONE_OPERATION.items() if some.intersection(about)]
+    writes = {each.args[1] & X86_PF_WRITE for each in operations if each.op == OP_ACCESS}
+    huge = any(may_split(kernel, each) for each in operations)
+    without = {SPLIT: huge, LATE: 0 in writes}
+    return [name for name in names if without.get(name, True)]
+
+
 def _tiers_of(
-    relaxations: Collection[str], operations: Collection[int]
+    relaxations: Collection[str], applying: Sequence[str]
 ) -> list[tuple[str, ...]] | None:
-    """Return the names to search under, the fewest first; None if they cannot be."""
+    """Return the names to search under, the fewest first; None if they cannot be.
+
+    Those of ONE_OPERATION come alone or all together, not in every combination.
+    """
     general = set(relaxations) - ONE_OPERATION.keys()
     early = [(*names, EARLY_SEGV) for names in TIERS[1:]]
     tiers = [names for names in (*TIERS, *early) if set(names) <= general]
     if set(tiers[-1]) != general:
         return None
-    for name, about in ONE_OPERATION.items():
-        if name in relaxations and about.intersection(operations):
-            tiers += [(*names, name) for names in tiers]
-    return sorted(tiers, key=len)
+    wanted = [name for name in applying if name in relaxations]
+    groups_of = [(name,) for name in wanted] + [tuple(wanted)] * (len(wanted) > 1)
+    return sorted(
+        [*tiers, *((*names, *more) for more in groups_of for names in tiers)], key=len
+    )
 
 
 def _tiers(

@@ -289,6 +289,8 @@ class Orders:
             lock = at.doing[other].lock(each)
             if each.forks and FORK_BY_TABLE in self.relaxations and speculates(world, mine):
                 continue
+            if at.doing[other].split and speculates(world, mine):
+                continue
             early = EARLY_SEGV in self.relaxations and each.op == OP_MPROTECT
             if lock == "write" and early and is_refused(world, mine):
                 continue

@@ -27,6 +27,9 @@ another call runs meanwhile: it may have the page, or its mappings, in its hands
 table has done something all the same: prepared an anon_vma, or mapped around a page
 that reclaim has in its hands.
 
+``split-first`` splits huge pages at the ends of a range in a piece of its own, after
+which faults that take no mmap_sem may come before the call does the rest.
+
 ``late-fault``: a read or fetch that a present page has refused comes to mmap_sem when
 the page is gone, and is judged by its error code.
 
@@ -59,19 +62,30 @@ from spfreplay_reference.contract import (
     OP_ACCESS,
     OP_FORK,
     OP_MADVISE,
+    OP_MBIND,
     OP_MIGRATE,
+    OP_MLOCK,
+    OP_MMAP,
+    OP_MPROTECT,
+    OP_MREMAP,
+    OP_MUNLOCK,
+    OP_MUNMAP,
     OP_NUMA_HINT,
     OP_SWAP_OUT,
+    OP_UFFD_REGISTER,
+    OP_UFFD_UNREGISTER,
     OUT_SIGBUS,
     OUT_UFFD,
     OUTCOME_MASK,
     PAGE_SHIFT,
     PAGE_SIZE,
     PG_EXEC,
+    PG_HUGE,
     PG_NOACCESS,
     PG_WRITE,
     PTRS_PER_PTE,
     RET_UNKNOWN,
+    VM_HUGEPAGE,
     VM_WRITE,
     X86_PF_INSTR,
     X86_PF_WRITE,
@@ -88,6 +102,11 @@ from spfreplay_reference.space import VM_ACCESS, Area
 ZAPS: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
 #: what finds the page by rmap, under page-table locks only
 BY_RMAP: Final = (OP_SWAP_OUT, OP_MIGRATE)
+#: calls that are about a range of addresses
+OF_RANGES: Final = (
+    OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MREMAP, OP_MADVISE, OP_MLOCK, OP_MUNLOCK, OP_MBIND,
+    OP_UFFD_REGISTER, OP_UFFD_UNREGISTER,
+)  # fmt: skip
 TABLE_SIZE: Final = PAGE_SIZE * PTRS_PER_PTE
 STALE_TLB: Final = "stale-tlb"
 PAGE_HELD: Final = "page-held"
@@ -96,6 +115,7 @@ GIVES_UP: Final = "gives-up"
 MIGRATION_ENTRY: Final = "migration-entry"
 IN_VAIN: Final = "fault-in-vain"
 LATE: Final = "late-fault"
+SPLIT: Final = "split-first"
 
 
 class Operation(NamedTuple):
@@ -143,6 +163,8 @@ class Doing(NamedTuple):
     in_fault: bool = False
     #: all done but the flush, which is all the others see of it
     flushing: bool = False
+    #: huge pages at the ends of the range are split, all else is to come
+    split: bool = False
     #: bits of the page that has refused an access whose fault has not begun
     refused: int = 0
     #: mappings are in place; what is still to be populated, and what comes of a failure
@@ -152,7 +174,7 @@ class Doing(NamedTuple):
         """Return how mmap_sem is held between the pieces: "", "read" or "write"."""
         if self.in_fault or (self.pieces > 0 and each.by_tables):
             return "read"
-        half_made = self.pieces > 0 and each.op == OP_FORK
+        half_made = self.split or (self.pieces > 0 and each.op == OP_FORK)
         return "write" if half_made or (self.flushing and each.writer) else ""
 
 
@@ -241,6 +263,11 @@ def step(
         return _attempt(world.kernel, each, doing)
     if each.forks and FORK_BY_TABLE in relaxations:
         return _fork_on(world.kernel, each, doing)  # no store through what is not flushed
+    if SPLIT in relaxations and each.writer and not doing.pieces:
+        if split_ends(world.kernel, each):
+            return Doing(1, split=True)
+    elif doing.split:
+        doing = IDLE
     if each.op == OP_MIGRATE and MIGRATION_ENTRY in relaxations:
         return _migrate_on(world.kernel, each, doing)
     if STALE_TLB not in relaxations or each.mm not in world.kernel._mms:
@@ -314,6 +341,41 @@ def _fork_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     if left:
         copy_pages(parent, kernel._mm(child_mm), *left[0])
     return Doing(doing.pieces + 1, left[0][1]) if left[1:] else child_tid
+
+
+def inner_ends(each: Operation) -> list[int]:
+    """Return the pages at the ends of a call's range that a huge page could lie across."""
+    if each.op not in OF_RANGES:
+        return []
+    start, length, new_length, _, to, *_ = each.args
+    ends = [start, start + length]
+    if each.op == OP_MREMAP:
+        ends += [start + new_length, to, to + new_length]
+    return [end >> PAGE_SHIFT for end in ends if end % TABLE_SIZE]
+
+
+def may_split(kernel: LockedKernel, each: Operation) -> bool:
+    """Is, or may soon be, a huge page where a call would split it?"""
+    mm = kernel._mms.get(each.mm)
+    always = kernel._profile.thp_enabled == "always"
+    return mm is not None and any(
+        always
+        or mm.bits.get(vpn, 0) & PG_HUGE
+        or ((area := mm.space.at(vpn << PAGE_SHIFT)) is not None and area.flags & VM_HUGEPAGE)
+        for vpn in inner_ends(each)
+    )
+
+
+def split_ends(kernel: LockedKernel, each: Operation) -> bool:
+    """Split the huge pages that the ends of an operation's range lie in; were there any?"""
+    if each.mm not in kernel._mms:
+        return False
+    mm = kernel._mm(each.mm)
+    inside = [vpn for vpn in inner_ends(each) if mm.bits.get(vpn, 0) & PG_HUGE]
+    for vpn in inside:
+        if mm.bits[vpn] & PG_HUGE:  # not split yet by the other end
+            mm.split_huge(vpn)
+    return bool(inside)
 
 
 def _migrate_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:

@@ -7,7 +7,18 @@ from typing import Final
 from spfreplay.mm.handle_mm_fault import handle_mm_fault
 from spfreplay.mm.pgtable import pmd_offset
 from spfreplay.mm.pte import PTE_PRESENT
-from spfreplay.mm.steps import ENTRY, PTE, READ, VM_END, VM_FLAGS, VM_START, Steps
+from spfreplay.mm.steps import (
+    ENTRY,
+    LOCK,
+    PTE,
+    PTL,
+    READ,
+    UNLOCK,
+    VM_END,
+    VM_FLAGS,
+    VM_START,
+    Steps,
+)
 from spfreplay.mm.types import (
     FAULT_FLAG_WRITE,
     PAGE_RW,
@@ -119,7 +130,7 @@ def faultin_pages(task: Task, vma: VmArea, start: int, end: int, write: bool) ->
     address = start
     while address < end:
         for _ in range(GUP_RETRIES):
-            present = yield from follow_page(mm, address, right)
+            present = yield from follow_page(task, mm, address, right)
             if present:
                 break
             fault = yield from handle_mm_fault(task, vma, address, flags)
@@ -131,10 +142,11 @@ def faultin_pages(task: Task, vma: VmArea, start: int, end: int, write: bool) ->
     return 0
 
 
-def follow_page(mm: MmStruct, address: int, right: int) -> Steps[bool]:
+def follow_page(task: Task, mm: MmStruct, address: int, right: int) -> Steps[bool]:
     """Tell whether ``address`` is mapped with ``right`` (PAGE_RW or nothing).
 
-    Models: mm/gup.c:follow_page_mask()
+    Models: mm/gup.c:follow_page_mask(), follow_page_pte()
+    Context: takes the PTL: reclaim may have taken the page half away.
     """
     pmd = yield from pmd_offset(mm, address)
     if pmd is None:
@@ -145,6 +157,10 @@ def follow_page(mm: MmStruct, address: int, right: int) -> Steps[bool]:
         return False
     if table.__class__ is int:
         return bool(table & right == right)
+    yield LOCK, table, PTL
+    table.ptl.lock(task)
     yield READ, table, PTE
     pte = table.pte[address >> 12 & 511]
+    yield UNLOCK, table, PTL
+    table.ptl.unlock(task)
     return bool(pte & PTE_PRESENT and pte & right == right)

@@ -43,6 +43,7 @@ from spfreplay.mm.types import (
     Task,
     VmArea,
 )
+from spfreplay_reference.contract import VM_LOCKED
 
 
 def hold_anon_vma(page: Page) -> AnonVma | None:
@@ -219,12 +220,18 @@ def try_to_unmap_one(
 
     Reclaim puts the flush off until it writes or frees the page.
 
-    :return: False: it is dirty, and stays; MADV_FREE is forgotten.
+    :return: False: it stays; it is dirty, and MADV_FREE forgotten, or it is locked.
 
     Models: mm/rmap.c:try_to_unmap_one()
     Context: page lock, the anon_vma's lock, PTL of ``table``, which is dropped.
     """
     mm = vma.vm_mm
+    if drop or slot is not None:  # reclaim has asked before, but mlock may have come since
+        yield READ, vma, VM_FLAGS
+        if vma.vm_flags & VM_LOCKED:
+            yield UNLOCK, table, PTL
+            table.ptl.unlock(task)
+            return False
     yield READ, table, PTE
     pte = table.pte[index]
     yield WRITE, table, PTE
