@@ -21,6 +21,8 @@ _FIELD: Final = re.compile(
     r"(?:[ \t]*signed:(?P<signed>[01]);)?",
     re.M,
 )
+#: no payload of an event is longer: u16 sizes (bytes)
+_FARTHEST: Final = 1 << 16
 _CODES: Final = {(8, 0): "q", (8, 1): "q", (4, 0): "I", (4, 1): "i", (2, 0): "H", (2, 1): "h",
                  (1, 0): "B", (1, 1): "b"}  # fmt: skip
 
@@ -90,8 +92,9 @@ def compile_reader(form: EventFormat, names: tuple[str, ...]) -> tuple[Unpack, t
     text, at = "<", 0
     for one in order:
         code = _CODES.get((one.size, int(one.signed)))
-        if code is None or one.offset < at:
-            raise CannotError(f"tracefs: field {one.name} of {form.name}: size {one.size}")
+        if code is None or not at <= one.offset < _FARTHEST:
+            place = f"size {one.size} at {one.offset}"
+            raise CannotError(f"tracefs: field {one.name} of {form.name}: {place}")
         text += f"{one.offset - at}x{code}"
         at = one.offset + one.size
     index = tuple(

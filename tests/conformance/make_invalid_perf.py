@@ -36,6 +36,8 @@ START = HEAD + b"0.6\0\0\x08" + struct.pack("<I", 4096)
 PAGES = START + b"header_page\0" + long(0) + b"header_event\0" + long(0)
 NO_FAULTS = "no page faults were recorded: see spfreplay record --print-perf-command"
 
+FAR_OFF = f.FORMATS[f.FAULT][1].replace("offset:8;", f"offset:{'8' * 19};")
+
 CASES = {
     "empty": (b"", "offset 0: expected one of perf.data, perf-script*"),
     "pipe-mode": (
@@ -209,6 +211,10 @@ CASES = {
         ),
         "event page_fault_user of this kernel has no field 'error_code'; spfreplay does not"
         " know this layout",
+    ),
+    "format-with-a-field-far-off": (
+        formats(f.tracing_data({f.FAULT: ("exceptions", FAR_OFF)})),
+        "field address of page_fault_user: size 8 at 8888888888888888888",
     ),
     "nothing-of-use": (
         f.perf_data([f.attr()], [f.comm(10, "x")]),
