@@ -347,7 +347,7 @@ def inner_ends(each: Operation) -> list[int]:
     """Return the pages at the ends of a call's range that a huge page could lie across."""
     if each.op not in OF_RANGES:
         return []
-    start, length, new_length, _, to, *_ = each.args
+    start, length, new_length, _, to, *_ = (*each.args, 0, 0, 0, 0, 0)
     ends = [start, start + length]
     if each.op == OP_MREMAP:
         ends += [start + new_length, to, to + new_length]
