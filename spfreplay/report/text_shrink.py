@@ -74,7 +74,9 @@ def _why(found: Shrunk) -> str:
         return "interrupted: a smaller one may exist"
     if found.minimal:
         return "nothing can be left out alone"
-    return "the budget ended: a smaller one may exist"
+    if found.late:
+        return "the budget ended: a smaller one may exist"
+    return "of some it was not decided whether they show it"
 
 
 def _fact(name: str, text: str) -> list[str]:
@@ -107,6 +109,7 @@ def as_json(told: Told) -> str:
         "minimal": found.minimal,
         "tried": found.tried,
         "interrupted": found.interrupted,
+        "late": found.late,
         "protocol": made.engine.protocol,
         "signature": {
             "outcome": made.signature.outcome,

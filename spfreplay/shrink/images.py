@@ -144,6 +144,31 @@ def _plain(image: InitialImage) -> Iterator[InitialImage]:
             )
 
 
+def tables_for_pages(draft: Draft) -> Iterator[Draft]:
+    """Yield the draft with a page table alone in the place of a page, or of all pages."""
+    for number, image in enumerate(draft.tables.images):
+        every = range(len(image.pages))
+        for gone in (every, *([n] for n in every if len(every) > 1)):
+            chosen = [Row(number, "pages", n) for n in gone]
+            tables = {image.pages[n][0] >> 9 for n in gone}
+            if not chosen:
+                continue
+            less = told_exactly(_without(image, chosen))
+            images = list(draft.tables.images)
+            images[number] = less._replace(tables=tuple(sorted({*less.tables, *tables})))
+            yield with_images(draft, images)
+
+
+def told_exactly(image: InitialImage) -> InitialImage:
+    """Return the image with what exec leaves unsaid, so that it may say more."""
+    regions = image.regions
+    anon = tuple(int(region.anon_vma) * n for n, region in enumerate(regions, 1))
+    pgoffs = tuple(
+        region.pgoff if region.file >= 0 else region.start >> PAGE_SHIFT for region in regions
+    )
+    return image._replace(anon=image.anon or anon, pgoffs=image.pgoffs or pgoffs)
+
+
 def _with_small_names(image: InitialImage) -> InitialImage:
     """Return the image with its anon_vmas called 1, 2, ... ."""
     names = {0: 0}

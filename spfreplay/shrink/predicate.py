@@ -19,7 +19,10 @@ from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Event, Tables
 
 #: orders that are tried before all others
-_REMEMBERED: Final = 4
+_REMEMBERED: Final = 12
+
+#: steps for each window where it is to be decided soon
+_SHORT: Final = 30_000
 
 #: how an engine fails on memory that no kernel has: such a draft shows nothing
 _NO_TRACE: Final = (
@@ -59,6 +62,8 @@ class Shows:
         self.manner = manner or Manner()
         #: of the monotonic clock: what is not decided by then is not decided
         self.deadline: float | None = None
+        #: leave more undecided, for an answer soon
+        self.shortly = False
         #: digest of the last draft, its windows so far, and those still to come
         self._last: tuple[str, list[Window], Iterator[Window]] | None = None
         #: orders that have shown it, the last one first: what is only a little smaller
@@ -80,6 +85,8 @@ class Shows:
     def switches(self, tables: Tables, events: Sequence[Event], enough: int = 0) -> int | None:
         """Return with how few switches of CPU a trace shows it; None if it does not.
 
+        Where answers are wanted soon, only orders are tried that have shown it before.
+
         :param enough: do not look for fewer than that.
         """
         if self.signature.outcome == RECORDED:
@@ -87,15 +94,19 @@ class Shows:
         draft = Draft(tables, tuple(events))
         try:
             known = self._in_known_order(draft)
-            if known is not None and known.switches <= enough:
+            if known is not None and (known.switches <= enough or self.shortly):
                 return known.switches
+            if self.shortly:
+                return None
             found = plainest_in(self._windows(draft), self.signature, self._in_time(), enough)
         except _NO_TRACE:
             return None
-        if found is None:
+        both = [each for each in (known, found and found.witness) if each is not None]
+        if not both:
             return None
-        self._remember(found.witness)
-        return found.witness.switches
+        plain = min(both, key=lambda witness: witness.switches)
+        self._remember(plain)
+        return plain.switches
 
     def _in_known_order(self, draft: Draft) -> Witness | None:
         """Return how a draft shows it in an order that has shown it before."""
@@ -109,6 +120,11 @@ class Shows:
     def _remember(self, witness: Witness) -> None:
         rest = [each for each in self._orders if each != witness.choices]
         self._orders = [witness.choices, *rest[: _REMEMBERED - 1]]
+
+    def look_shortly(self, shortly: bool) -> None:
+        """Leave more undecided from now on, for an answer soon; or no more."""
+        self.shortly = shortly
+        self._last = None
 
     def _windows(self, draft: Draft) -> Iterator[Window]:
         """Yield the windows of a draft, explored; those of the last one are remembered."""
@@ -128,10 +144,13 @@ class Shows:
 
     def _in_time(self) -> Manner:
         """Return how to explore, no longer than there is time."""
+        manner = self.manner
+        if self.shortly:
+            manner = manner._replace(steps=min(manner.steps, _SHORT))
         if self.deadline is None:
-            return self.manner
+            return manner
         left = max(0.0, self.deadline - time.monotonic())
-        return self.manner._replace(seconds=min(left, self.manner.seconds or left))
+        return manner._replace(seconds=min(left, manner.seconds or left))
 
     def _sound(self, trace: Trace) -> bool:
         """Is the recorded order as it should be?  What differs there hides all else."""

@@ -50,6 +50,7 @@ class Shrunk:
     :param minimal: nothing can be left out of it alone: no event, with or without
         what depends on it; no thread, region, page, flag.  All was tried and decided.
     :param tried: how many traces the predicate was asked about.
+    :param late: the time was over before all was tried.
     """
 
     tables: Tables
@@ -57,6 +58,7 @@ class Shrunk:
     minimal: bool
     tried: int
     interrupted: bool = False
+    late: bool = False
 
 
 def shrink(
@@ -82,15 +84,15 @@ def shrink(
         raise NothingToShrink("the trace does not show what it is to be shrunk for")
     if isinstance(predicate, Shows):
         predicate.deadline = search.deadline
-    minimal = interrupted = False
+    minimal = interrupted = late = False
     try:
         minimal = search.run()
     except _Over:
-        pass
+        late = True
     except KeyboardInterrupt:
         interrupted = True
     best = search.best
-    return Shrunk(best.tables, list(best.events), minimal, search.tried, interrupted)
+    return Shrunk(best.tables, list(best.events), minimal, search.tried, interrupted, late)
 
 
 class _Search:
@@ -113,17 +115,34 @@ class _Search:
         self.undecided = False
         #: switches of CPU that a candidate may need; None: any number
         self.limit: int | None = None
+        #: is what is undecided only not decided yet?
+        self._shortly = False
+        self._open: set[str] = set()
 
     def run(self) -> bool:
         """Shrink until nothing helps; return whether all was decided in the last round.
 
+        What may take long to decide is left for a second go: where the time ends
+        early, much has been tried by then.
+
         :raises _Over: the time is over
         """
+        self._look_shortly(True)
+        self._rounds()
+        self._look_shortly(False)
+        return self._rounds()
+
+    def _look_shortly(self, shortly: bool) -> None:
+        if isinstance(self.predicate, Shows):
+            self._shortly = shortly
+            self.predicate.look_shortly(shortly)
+
+    def _rounds(self) -> bool:
         while True:
             before = self.best
             self.undecided = False
             self._fewer_events()
-            self.limit = self.switches_of(self.best)
+            self._limit_switches()
             self._plainer()
             self.limit = None
             if self.best is before:
@@ -136,6 +155,33 @@ class _Search:
         self.best = fewer(self.best, lambda draft: len(draft.events), self._spared, self.accept)
         self._each(simpler.fewer_threads)
         self._each(simpler.one_by_one)
+
+    def _limit_switches(self) -> None:
+        """Find out how many switches it takes; what is plainer must not take more.
+
+        :raises _Over: there is no time to find out
+        """
+        shortly = self._shortly
+        self._look_shortly(False)
+        self.limit = self.switches_of(self.best)
+        if self.limit is None and self._late():
+            raise _Over
+        if not shortly:
+            self._fewer_switches()
+        self._look_shortly(shortly)
+
+    def _fewer_switches(self) -> None:
+        """Begin with page tables for pages where that saves a switch."""
+        improved = self.limit is not None
+        while improved and self.limit:
+            improved = False
+            for candidate in images.tables_for_pages(self.best):
+                if not self.ask(candidate):
+                    continue
+                switches = self.switches_of(candidate, self.limit - 1)
+                if switches is not None and switches < self.limit:
+                    self.best, self.limit, improved = candidate, switches, True
+                    break
 
     def _plainer(self) -> None:
         """Let what is left say less, as long as it takes no more switches to show it."""
@@ -179,17 +225,23 @@ class _Search:
     def ask(self, draft: Draft) -> bool | None:
         """Ask the predicate, once for each draft.  :raises _Over: the time is over"""
         known = self.answers.known
-        if draft.digest not in known:
-            if self._late() and draft is not self.best:
-                raise _Over
-            self.tried += 1
-            answer = self.predicate(draft.tables, list(draft.events))
-            if answer is None and self._late():
-                raise _Over  # with more time it might have been decided
+        if draft.digest in known:
+            return known[draft.digest]
+        if self._shortly and draft.digest in self._open:
+            return None
+        if self._late() and draft is not self.best:
+            raise _Over
+        self.tried += 1
+        answer = self.predicate(draft.tables, list(draft.events))
+        if answer is None and self._late():
+            raise _Over  # with more time it might have been decided
+        if answer is None and self._shortly:
+            self._open.add(draft.digest)
+        else:
             self.answers.add(draft.digest, answer)
-            if self.progress is not None:
-                self.progress(self.tried, self.best)
-        return known[draft.digest]
+        if self.progress is not None:
+            self.progress(self.tried, self.best)
+        return answer
 
     def _late(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
