@@ -103,25 +103,26 @@ def _about(result: DiffResult) -> Iterator[str]:
     for finding in result.findings:
         yield from _labelled("", finding)
     if result.options.limited:
-        yield from _labelled("limited", _limits(result))
+        yield from _labelled("limited", limits(result))
 
 
 def _labelled(label: str, value: str) -> list[str]:
     return wrap(value, words.WIDTH, initial_indent=f"  {label:10}", subsequent_indent=" " * 12)
 
 
-def _limits(result: DiffResult) -> str:
+def limits(result: DiffResult) -> str:
+    """Say what alone was compared."""
     options = result.options
-    limits = []
+    told = []
     if options.pid is not None:
-        limits.append(f"process {options.pid}")
+        told.append(f"process {options.pid}")
     if options.pages is not None:
         low, high = (page << PAGE_SHIFT for page in options.pages)
-        limits.append(f"addresses {low:x}-{high:x}")
+        told.append(f"addresses {low:x}-{high:x}")
     if options.first is not None or options.last is not None:
         last = "the last" if options.last is None else f"#{options.last}"
-        limits.append(f"events #{options.first or 0} to {last}")
-    return ", ".join(limits) + "; the rest was replayed, not compared"
+        told.append(f"events #{options.first or 0} to {last}")
+    return ", ".join(told) + "; the rest was replayed, not compared"
 
 
 def divergence(result: DiffResult, found: Divergence) -> Iterator[str]:

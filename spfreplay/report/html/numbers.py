@@ -10,7 +10,7 @@ from spfreplay.report.html.markup import Markup, join, table, tag
 from spfreplay.report.html.race import event_line
 from spfreplay.report.text_orders import explored
 from spfreplay.report.words import count, percent
-from spfreplay_reference.contract import PAGE_SHIFT
+from spfreplay_reference.contract import PAGE_SHIFT, Region
 
 
 def recorded(result: DiffResult, found: Divergence) -> Markup:
@@ -19,6 +19,13 @@ def recorded(result: DiffResult, found: Divergence) -> Markup:
     parts: list[object] = [
         tag("h3", f"In the recorded order, at event #{found.event.number}"),
         event_line(found.event),
+        tag(
+            "p",
+            f"After it differ: {count(differences.page_count, 'page')}, "
+            f"{count(differences.region_count, 'mapping')}, "
+            f"{count(len(differences.rss), 'rss counter')}; "
+            f"{count(found.differing_results, 'answer')} from there to the end.",
+        ),
     ]
     if found.result is not None and found.result_event is not None:
         ours, theirs = words.differing_result(found.result, found.result_event.event.op)
@@ -49,16 +56,26 @@ def recorded(result: DiffResult, found: Divergence) -> Markup:
         parts += [tag("h4", "Mappings and counters"),
                   table(("", "locked", protocol), mappings)]  # fmt: skip
     for page in differences.pages[:2]:
-        parts.append(tag("h4", f"Operations on page {page.vpn << PAGE_SHIFT:x}"))
+        before = f", {page.touched_before} earlier ones left out" if page.touched_before else ""
+        title = f"Operations on page {page.vpn << PAGE_SHIFT:x} of mm {page.mm}{before}"
+        parts.append(tag("h4", title))
         parts += [event_line(one) for one in page.touched]
     return tag("article", join(parts), class_="race")
 
 
 def _mapping(result: DiffResult, one: RegionDifference) -> tuple[object, object, object]:
+    """Return both sides as lines of /proc/PID/maps, with the attributes the other lacks."""
+
+    def side(mine: Region | None, other: Region | None) -> Markup:
+        flags = words.region_flags(mine, other) if other else ""
+        more = tag("small", f" only here: {flags}") if flags else ""
+        return join([tag("code", words.region(mine, result.files)), more])
+
+    since = f" since #{one.event}" if one.event >= 0 else ""
     return (
-        f"mapping of mm {one.mm} at {one.addr:x}",
-        tag("code", words.region(one.locked, result.files)),
-        tag("code", words.region(one.speculative, result.files)),
+        f"mapping of mm {one.mm} at {one.addr:x}{since}",
+        side(one.locked, one.speculative),
+        side(one.speculative, one.locked),
     )
 
 

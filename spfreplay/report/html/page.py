@@ -17,8 +17,8 @@ from spfreplay.report.html import race as race_told
 from spfreplay.report.html.lanes import overview
 from spfreplay.report.html.markup import Markup, join, table, tag
 from spfreplay.report.html.numbers import numbers, recorded, scope
-from spfreplay.report.text import verdict_line
-from spfreplay.report.text_orders import shown_races, shows_divergence
+from spfreplay.report.text import limits, verdict_line
+from spfreplay.report.text_orders import against, shown_races, shows_divergence
 from spfreplay.report.words import count
 from spfreplay.timeline import Span
 
@@ -143,7 +143,7 @@ def _result(result: DiffResult, number: int, room: _Room, *, alone: bool) -> Mar
     """Draw one trace; nothing, if not even its head fits."""
     name = f"t{number}"
     races = shown_races(result)
-    frame = join([_head(result, alone), *_facts(result)])
+    frame = join([_head(result, alone), *_facts(result), *_against(result)])
     tail = join([*numbers(result), *scope(result)])
     if not (room.take(frame) and room.take(tail) and room.take(_FRAME)):
         room.leave("{}", "trace")
@@ -212,9 +212,20 @@ def _facts(result: DiffResult) -> Iterator[Markup]:
     ]
     if result.command:
         rows.insert(0, ("program", words.shorten(" ".join(result.command), 200)))
+    if options.limited:
+        rows.append(("limited", limits(result)))
     if options.seed:
         rows.append(("seed", str(options.seed)))
+    if result.interrupted:
+        rows.append(("interrupted", "what was known by then is told"))
     yield tag("dl", join(join((tag("dt", a), tag("dd", b))) for a, b in rows))
+
+
+def _against(result: DiffResult) -> Iterator[Markup]:
+    """Say what has changed since the baseline."""
+    lines = list(against(result))
+    if lines:
+        yield tag("pre", "\n".join(lines), class_="against")
 
 
 def _index(races: Sequence[Race], name: str) -> Markup:
