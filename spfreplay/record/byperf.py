@@ -21,7 +21,7 @@ from spfreplay.imports.perfdata import read_perf_data
 from spfreplay.imports.wanted import WANTED
 from spfreplay.record import catalog as k
 from spfreplay.record.cache import fill_cache_facts
-from spfreplay.record.callsession import CallSession
+from spfreplay.record.callsession import RAW_TOUCH, CallSession
 from spfreplay.record.convert import Converter
 from spfreplay.record.files import FileTable
 from spfreplay.record.machine import kernel_profile, other_facts
@@ -65,7 +65,11 @@ def record_by_perf(
     """
     perf = PerfRun(_events(method), os.geteuid() == 0)
     how = RunOptions(options.every, options.pin_cpus, True)
-    session = (CallSession if method == CALLS else Session)(command, perf, how, note)
+    session = (
+        CallSession(command, perf, how, note, not sees_kernel_mode())
+        if method == CALLS
+        else Session(command, perf, how, note)
+    )
     try:
         session.run_to_end()
         perf.stop()
@@ -134,7 +138,7 @@ def _in_order(gathered: Gathered, own: list[RawRecord]) -> list[list[RawRecord]]
     for ts, cpu, code, values in records:
         if code == RAW_SOFT:
             cpus[values[0]] = cpu
-        elif code in (k.RAW_ENTER, k.RAW_EXIT, k.RAW_FORK, k.RAW_FAULT_USER):
+        elif code in (k.RAW_ENTER, k.RAW_EXIT, k.RAW_FORK, k.RAW_FAULT_USER, RAW_TOUCH):
             cpu = cpus.get(values[0], cpu)
         found.append((ts, cpu, code, values))
     return [found] if found else []
@@ -163,6 +167,25 @@ class _Recorded(Importer):
 
     def _begin(self) -> None:
         Converter._begin(self)
+
+    def _table(self) -> list[Callable[[int, int, Any], None]]:
+        table = super()._table()
+        table += [self._ignore] * (RAW_TOUCH + 1 - len(table))
+        table[RAW_TOUCH] = self._touched
+        return table
+
+    def _touched(self, ts: int, cpu: int, values: tuple[int, int, int]) -> None:
+        """Take an access of the kernel within a call, of which no fault was recorded."""
+        tid, addr, written = values
+        task = self._tasks.get(tid)
+        if task is None or task.mm is None:
+            return
+        if task.fault:
+            self.faults.close(task, ts)
+        task.open_fault(ts, cpu, addr, 0, c.X86_PF_WRITE if written else 0)
+        self.faults.completed(task, ts)
+        self.faults.close(task, ts)
+        self.counts["accesses told by calls"] += 1
 
     def _clone_flags(self, parent: Task, child: int, new_mm: bool) -> int:
         if child in self._clones:

@@ -62,7 +62,7 @@ def program(numbers: Iterable[int]) -> bytes:
 class CallFilter:
     """The filter, made before a fork and installed in the child."""
 
-    def __init__(self, numbers: Iterable[int] = tuple(CALLS)) -> None:
+    def __init__(self, numbers: Iterable[int]) -> None:
         self._steps = ctypes.create_string_buffer(program(numbers))
         count = (len(self._steps) - 1) // _STEP.size
         head = struct.pack("<H6xQ", count, ctypes.addressof(self._steps))

@@ -19,9 +19,12 @@ from spfreplay.record import ptrace as pt
 from spfreplay.record.callfilter import CALLS, CallFilter
 from spfreplay.record.ring import RawRecord
 from spfreplay.record.session import RunOptions, Session
+from spfreplay.record.touches import BUFFERS, touched
 from spfreplay.record.tracefs import Tracing
 from spfreplay_reference import contract as c
 
+#: a record beyond those of the catalog and of imports: tid, address, whether written
+RAW_TOUCH: Final = 64
 _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _FAULT_SIGNALS: Final = (signal.SIGSEGV, signal.SIGBUS)
 _NEWBORN: Final = {
@@ -34,7 +37,11 @@ _MATTER: Final = c.CLONE_VM | c.CLONE_VFORK | c.CLONE_THREAD
 
 
 class CallSession(Session):
-    """One run of ``command``; ``records`` are its calls, forks, execs and ends."""
+    """One run of ``command``; ``records`` are its calls, forks, execs and ends.
+
+    :param touches: record which memory calls touch as well (RAW_TOUCH), where
+        faults in kernel mode are not seen.
+    """
 
     def __init__(
         self,
@@ -42,12 +49,18 @@ class CallSession(Session):
         instance: Tracing,
         options: RunOptions,
         note: Callable[[str], None] = lambda text: None,
+        touches: bool = True,
     ) -> None:
         super().__init__(command, instance, options, note)
         self.records: list[RawRecord] = []
         #: child -> the CLONE_* that matter, as the call had them
         self.clone_flags: dict[int, int] = {}
-        self._filter = CallFilter()
+        self._touches = touches
+        self._filter = CallFilter({*CALLS, *(BUFFERS if touches else ())})
+        #: thread -> the call it is in that may touch its memory
+        self._touching: dict[int, pt.Call] = {}
+        #: thread -> pages that its calls have touched since it last changed its memory
+        self._touched: dict[int, set[tuple[int, bool]]] = {}
         self._calls: dict[int, int] = {}  # thread -> CALL_* that it is in
         self._flags: dict[int, int] = {}  # thread -> CLONE_* of the call that it is in
 
@@ -63,7 +76,8 @@ class CallSession(Session):
         self._filter.install()
 
     def _go_on(self, tid: int, sig: int = 0) -> None:
-        request = pt.PTRACE_SYSCALL if tid in self._calls else pt.PTRACE_CONT
+        inside = tid in self._calls or tid in self._touching
+        request = pt.PTRACE_SYSCALL if inside else pt.PTRACE_CONT
         pt.ptrace(request, tid, 0, sig)
 
     def _write(self, code: int, *values: int) -> None:
@@ -83,6 +97,7 @@ class CallSession(Session):
                     self._hit(pid)
         else:
             self._calls.pop(pid, None)
+            self._touching.pop(pid, None)
         super()._handle(pid, status)
 
     def _event(self, pid: int, event: int) -> None:
@@ -93,6 +108,8 @@ class CallSession(Session):
             flags = _NEWBORN[event] | self._flags.get(pid, 0)
             self.clone_flags[child] = flags & _MATTER
             self._calls.pop(child, None)
+            self._touching.pop(child, None)
+            self._touched.clear()
             self._write(k.RAW_FORK, pid, child)
         elif event == pt.PTRACE_EVENT_EXEC:
             old = pt.event_message(pid)
@@ -105,7 +122,9 @@ class CallSession(Session):
 
     def _called(self, tid: int) -> None:
         """A thread is about to make a call."""
-        number, args = pt.call_at(tid)
+        number, args = called = pt.call_at(tid)
+        if self._touches and number in BUFFERS:
+            self._touching[tid] = called
         call = CALLS.get(number, -1)
         if call < 0:
             return
@@ -120,9 +139,24 @@ class CallSession(Session):
     def _returned(self, tid: int) -> None:
         """A thread comes back from its call."""
         call = self._calls.pop(tid, -1)
+        touching = self._touching.pop(tid, None)
+        result = pt.result_at(tid)
+        if touching is not None:
+            self._touch(tid, touching, result)
         if call >= 0:
-            self._write(k.RAW_EXIT, tid, call, pt.result_at(tid))
+            self._write(k.RAW_EXIT, tid, call, result)
+            if call <= k.LAST_EXEC_CALL:
+                self._touched.clear()  # what is gone may be touched anew
         self._go_on(tid)
+
+    def _touch(self, tid: int, called: pt.Call, result: int) -> None:
+        """Write down the pages that a call touched, each once."""
+        known = self._touched.setdefault(tid, set())
+        for addr, written in touched(*called, result):
+            page = addr >> c.PAGE_SHIFT, written
+            if page not in known:
+                known.add(page)
+                self._write(RAW_TOUCH, tid, addr, written)
 
     def _hit(self, tid: int) -> None:
         """A thread gets a signal: for an access that was not allowed, or sent to it."""

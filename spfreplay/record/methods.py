@@ -29,9 +29,10 @@ LOSSES: Final = {
     TRACEFS: "",
     PERF: "recording by perf: no instant of exit_mmap, and a start that takes seconds",
     CALLS: (
-        "recording without privilege: faults in kernel mode are not seen, whether a fault"
-        " read or wrote is a guess, calls take effect where they end, what the page cache"
-        " held is unknown: grade D, a match will be UNKNOWN"
+        "recording without privilege: faults in kernel mode are told from the calls only,"
+        " whether a fault read or wrote from the instruction or guessed, calls take effect"
+        " near their start, the page cache is looked at afterwards: grade D, a match will be"
+        " UNKNOWN"
     ),
 }
 _PARANOID: Final = Path("/proc/sys/kernel/perf_event_paranoid")
