@@ -15,7 +15,16 @@ _COMMON: Final = frozenset(
     {"", "[heap]", "[stack]", "[vdso]", "[vvar]", "[vvar_vclock]", "shared anonymous"}
 )
 _SOURCES: Final = frozenset(
-    {"tracefs", "perf.data", "perf-script", "trace-cmd", "strace", "perf+strace", "synthetic"}
+    {
+        "tracefs",
+        "perf.data",
+        "perf-script",
+        "trace-cmd",
+        "strace",
+        "perf+strace",
+        "perf+ptrace",
+        "synthetic",
+    }
 )
 _VERDICTS: Final = frozenset({"MATCH", "DIVERGED", "UNKNOWN"})
 _RECORDER: Final = re.compile(r"spfreplay [0-9.]+")
