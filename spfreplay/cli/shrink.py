@@ -114,14 +114,13 @@ def shrink(
         protocol_of(protocol, mutate), file_faults, speculate_single_threaded
     )
     trace = open_trace(path)
-    made = Claim.of(trace) if emit_c else None
-    if made is not None:
-        _print_c(trace, made)
+    shrunk_already = Claim.of(trace) if emit_c else None
+    if shrunk_already is not None:
+        _print_c(trace, shrunk_already)
         return EXIT_DIVERGED
-    start, found = _shrunk(
-        trace, Manner(engine, skew=skew), window, wanted, budget, resume, quiet
-    )
-    told = _landed(trace, start, found, Manner(engine), output)
+    manner = Manner(engine, skew=skew)
+    start, found, made = _shrunk(trace, manner, window, wanted, budget, resume, quiet)
+    told = _landed(trace, start, found, made, output)
     _tell(told, form, emit_c)
     if emit_c:
         _print_c(open_trace(told.path), told.claim)
@@ -136,9 +135,9 @@ def _shrunk(
     budget: int,
     resume: Path | None,
     quiet: bool,
-) -> tuple[Start, Shrunk]:
-    """Find what is to be shrunk, and shrink it."""
-    from spfreplay.shrink import Shows, shrink
+) -> tuple[Start, Shrunk, Claim]:
+    """Find what is to be shrunk, shrink it, and say what it shows then."""
+    from spfreplay.shrink import Shows, regression, shrink
     from spfreplay.shrink.answers import Answers
     from spfreplay.shrink.start import begin
 
@@ -150,23 +149,22 @@ def _shrunk(
     def progress(_: int, best: Draft) -> None:
         tried(1)
 
-    shows = Shows(start.signature, manner._replace(skew=0))
+    shows = Shows(start.signature, manner._replace(skew=0), start.order)
     answers = Answers(resume, repr((start.signature, shows.manner)))
     tables, events = start.draft.tables, start.draft.events
     left = end - time.monotonic()
     found = shrink(tables, events, shows, left, answers=answers, progress=progress)
-    return start, found
+    return start, found, regression.claim(found, shows)
 
 
 def _landed(
-    trace: Trace, start: Start, found: Shrunk, manner: Manner, output: Path | None
+    trace: Trace, start: Start, found: Shrunk, made: Claim, output: Path | None
 ) -> Told:
     """Write the result, check what was written, and say what is to be told."""
     from spfreplay.report.text_shrink import Told
     from spfreplay.shrink import regression
     from spfreplay.trace.container import open_trace
 
-    made = regression.claim(found, start.signature, manner)
     source = {"from": Path(trace.path).name, "sha256": trace.sha256, "of": start.window}
     text = regression.regression_text(found, made, source)
     if output is None:

@@ -11,7 +11,7 @@ from spfreplay.engines.sane import breaks_invariants
 from spfreplay.errors import SpfreplayError
 from spfreplay.pipeline import diff_trace
 from spfreplay.shrink.draft import Draft
-from spfreplay.shrink.plainest import plainest_in
+from spfreplay.shrink.plainest import Plainest, plainest_in
 from spfreplay.shrink.witness import Manner, Window, Witness, parts_of
 from spfreplay.signature import RECORDED, Signature, recorded_signature
 from spfreplay.trace.bounds import Malformed
@@ -57,7 +57,16 @@ class Shows:
     have, and memory to begin with that is broken already.
     """
 
-    def __init__(self, signature: Signature, manner: Manner | None = None) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        manner: Manner | None = None,
+        order: tuple[int, ...] = (),
+    ) -> None:
+        """Ask for a signature.
+
+        :param order: one that has shown it, where that is known.
+        """
         self.signature = signature
         self.manner = manner or Manner()
         #: of the monotonic clock: what is not decided by then is not decided
@@ -68,7 +77,7 @@ class Shows:
         self._last: tuple[str, list[Window], Iterator[Window]] | None = None
         #: orders that have shown it, the last one first: what is only a little smaller
         #: often has the same steps
-        self._orders: list[tuple[int, ...]] = []
+        self._orders: list[tuple[int, ...]] = [order] if order else []
 
     def __call__(self, tables: Tables, events: Sequence[Event]) -> bool | None:
         """Return None if the budget ended before it was decided."""
@@ -91,22 +100,29 @@ class Shows:
         """
         if self.signature.outcome == RECORDED:
             return 0 if self(tables, events) else None
-        draft = Draft(tables, tuple(events))
         try:
-            known = self._in_known_order(draft)
-            if known is not None and (known.switches <= enough or self.shortly):
-                return known.switches
-            if self.shortly:
-                return None
-            found = plainest_in(self._windows(draft), self.signature, self._in_time(), enough)
+            found = self.plainest(tables, events, enough)
         except _NO_TRACE:
             return None
-        both = [each for each in (known, found and found.witness) if each is not None]
-        if not both:
-            return None
-        plain = min(both, key=lambda witness: witness.switches)
-        self._remember(plain)
-        return plain.switches
+        return None if found is None else found.witness.switches
+
+    def plainest(
+        self, tables: Tables, events: Sequence[Event], enough: int = 0
+    ) -> Plainest | None:
+        """Return the plainest order that is met or known; None: none shows it.
+
+        :raises ModelError: an engine failed
+        """
+        draft = Draft(tables, tuple(events))
+        known = self._in_known_order(draft)
+        if self.shortly or (known is not None and known.switches <= enough):
+            return None if known is None else Plainest(known, False)
+        found = plainest_in(self._windows(draft), self.signature, self._in_time(), enough)
+        if known is not None and (found is None or known.switches < found.witness.switches):
+            found = Plainest(known, False)
+        if found is not None:
+            self._remember(found.witness)
+        return found
 
     def _in_known_order(self, draft: Draft) -> Witness | None:
         """Return how a draft shows it in an order that has shown it before."""

@@ -24,8 +24,7 @@ from spfreplay.orders import schedule_digest
 from spfreplay.output import write_text
 from spfreplay.pipeline import diff_trace
 from spfreplay.shrink.draft import Draft
-from spfreplay.shrink.plainest import Plainest, plainest
-from spfreplay.shrink.predicate import recorded_order
+from spfreplay.shrink.predicate import Shows, recorded_order
 from spfreplay.shrink.shrinking import Shrunk
 from spfreplay.shrink.witness import Manner, Window
 from spfreplay.signature import RECORDED, Signature, recorded_signature
@@ -101,15 +100,17 @@ def _text(value: Any) -> str:
     return value
 
 
-def claim(shrunk: Shrunk, signature: Signature, manner: Manner) -> Claim:
+def claim(shrunk: Shrunk, shows: Shows) -> Claim:
     """Return what a shrunk trace shows, in the plainest order.
 
     :raises ModelError: it shows it no more
     """
+    signature, manner = shows.signature, shows.manner
+    shows.deadline = None
     if signature.outcome == RECORDED:
         return Claim(manner.engine, signature, minimal=shrunk.minimal)
-    trace = Draft(shrunk.tables, tuple(shrunk.events)).trace()
-    found: Plainest | None = plainest(trace, signature, manner)
+    shows.look_shortly(False)
+    found = shows.plainest(shrunk.tables, shrunk.events)
     if found is None:
         raise ModelError(f"{signature} is lost")
     witness = found.witness

@@ -67,7 +67,10 @@ class _Program:
     """Writes the parts of the program."""
 
     def __init__(self, case: Case, made: Claim) -> None:
-        if len(case.tables.images) != 1:
+        prelude = [case.prelude.event(n) for n in range(len(case.prelude))]
+        made_spaces = {event.a0 for event in prelude if event.op == c.OP_EXEC}
+        made_spaces |= {event.a1 for event in prelude if event.op == c.OP_FORK}
+        if len(made_spaces) != 1:
             raise CannotReproduce("more than one address space")
         self.case = _any_result(case)
         self.made = made
@@ -76,7 +79,8 @@ class _Program:
         self.files = [file.facts for file in case.tables.files]
         if any(file.kind not in (c.FILE_REG, c.FILE_SHMEM) for file in self.files):
             raise CannotReproduce("a file that is no ordinary one")
-        self.values = Values({each.stamp for each in self.operations})
+        self.prelude = prelude
+        self.values = Values({*range(len(prelude)), *(each.stamp for each in self.operations)})
         self.memory = Memory(case.tables.images[0], self.values)
         self.teller = Teller(self.case, made.engine)
         legal = legal_of(self.case.window, self.case.kernels(made.engine)[1], ALL_RELAXATIONS)
@@ -234,7 +238,7 @@ class _Program:
             "static void set_up(void)",
             "{",
             *(f"\t{line}" for line in self.memory.lines),
-            *(f'\tmust({call(each, 1)}, "set up");' for each in self._spoken()),
+            *(f'\tmust({call(each, each.stamp + 1)}, "set up");' for each in self._spoken()),
             "}",
         ]
         return "\n".join(lines)
@@ -267,11 +271,10 @@ class _Program:
 
     def _spoken(self) -> Iterator[Operation]:
         """Yield the calls that complete the memory."""
-        prelude = self.case.prelude
-        for event in (prelude.event(n) for n in range(len(prelude))):
+        for n, event in enumerate(self.prelude):
             if event.op not in (c.OP_EXEC, c.OP_FORK):
                 arguments = (event.a0, event.a1, event.a2, event.a3, event.a4, event.a5)
-                yield Operation(event.tid, 0, 0, event.op, event.mm, arguments, 0, event.ret)
+                yield Operation(event.tid, 0, 0, event.op, event.mm, arguments, n, event.ret)
 
     def _files(self) -> Iterator[str]:
         for file in self.files:

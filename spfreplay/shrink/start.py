@@ -12,12 +12,14 @@ from spfreplay.engines.case import CannotCut
 from spfreplay.engines.cases import Part
 from spfreplay.engines.cut_at import case_at
 from spfreplay.engines.extract import extracted
+from spfreplay.errors import ModelError
 from spfreplay.one_window import WindowOptions, find
+from spfreplay.shrink.closure import settled
 from spfreplay.shrink.draft import Draft
 from spfreplay.shrink.predicate import Shows, recorded_order
 from spfreplay.shrink.shrinking import NothingToShrink
 from spfreplay.shrink.simpler import in_turn
-from spfreplay.shrink.witness import Manner, Window, parts_of
+from spfreplay.shrink.witness import Manner, Window, Witness, parts_of
 from spfreplay.signature import Signature, recorded_signature
 from spfreplay.trace.container import Trace, read_events
 
@@ -33,11 +35,13 @@ class Start:
 
     :param window: as ``--window`` takes it; "" for what differs in the recorded order.
     :param draft: a trace that shows ``signature``.
+    :param order: of the steps of its window, in which it shows; () where that is not known.
     """
 
     signature: Signature
     window: str
     draft: Draft
+    order: tuple[int, ...] = ()
 
 
 def begin(
@@ -68,9 +72,10 @@ def begin(
             seen.append(signature)
     deadline = None if seconds is None else time.monotonic() + seconds
     for part, signatures in _looked_at(trace, manner, window, progress):
-        for signature in signatures:
+        for signature, witness in signatures.items():
             if _fits(signature, wanted):
-                return Start(signature, str(part.name), _cut(trace, part, signature, manner))
+                draft = _cut(trace, part, Shows(signature, manner, witness.choices))
+                return Start(signature, str(part.name), draft, witness.choices)
             seen.append(signature)
         if deadline is not None and time.monotonic() > deadline:
             raise NothingToShrink(_nothing(trace, wanted, seen) + " (the budget ended)")
@@ -95,11 +100,11 @@ def _nothing(trace: Trace, wanted: str, seen: list[Signature]) -> str:
 
 def _looked_at(
     trace: Trace, manner: Manner, window: str, progress: Callable[[int], None] | None
-) -> Iterator[tuple[Part, list[Signature]]]:
+) -> Iterator[tuple[Part, dict[Signature, Witness]]]:
     """Yield windows with what they show: after a short look, those left after a long one."""
     if window:
         part, _ = find(trace, window, WindowOptions(manner.engine, manner.skew))
-        yield part, list(Window(part, manner).signatures())
+        yield part, Window(part, manner).signatures()
         return
     short = manner._replace(steps=min(manner.steps, _FIRST_STEPS))
     unfinished: set[object] = set()
@@ -112,7 +117,7 @@ def _looked_at(
                 progress(1)
             if not explored.complete:
                 unfinished.add(part.name)
-            yield part, list(explored.signatures())
+            yield part, explored.signatures()
 
 
 def _recorded(trace: Trace, found: DiffResult, signature: Signature, manner: Manner) -> Draft:
@@ -132,15 +137,23 @@ def _recorded(trace: Trace, found: DiffResult, signature: Signature, manner: Man
     return _beginning(trace, last, shows)
 
 
-def _cut(trace: Trace, part: Part, signature: Signature, manner: Manner) -> Draft:
+def _cut(trace: Trace, part: Part, shows: Shows) -> Draft:
     """Return a window as a trace of its own, or with all that came before it."""
     assert part.case is not None
-    shows = Shows(signature, manner)
     tables, events = extracted(part.case, {})
-    alone = Draft(tables, in_turn(events))
-    if shows(alone.tables, alone.events):
-        return alone
+    for alone in _with_results(Draft(tables, in_turn(events))):
+        if shows(alone.tables, alone.events):
+            return alone
     return _beginning(trace, part.members[-1], shows)
+
+
+def _with_results(draft: Draft) -> Iterator[Draft]:
+    """Yield a draft, and with the results that its calls have in the locked kernel."""
+    yield draft
+    try:
+        yield settled(draft)
+    except ModelError:
+        return
 
 
 def _beginning(trace: Trace, last: int, shows: Shows) -> Draft:
@@ -150,9 +163,9 @@ def _beginning(trace: Trace, last: int, shows: Shows) -> Draft:
     """
     events = tuple(read_events(trace))
     for some in (events[: last + 1], events):
-        draft = Draft(trace.tables, some)
-        if shows(draft.tables, draft.events):
-            return draft
+        for draft in _with_results(Draft(trace.tables, some)):
+            if shows(draft.tables, draft.events):
+                return draft
     raise NothingToShrink(
         f"{trace.path}: {shows.signature} shows in its window, not in a trace of its own"
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from itertools import islice
+from typing import Final, NamedTuple
 
 from spfreplay.engines import EngineOptions
 from spfreplay.engines.case import Case
@@ -24,6 +25,9 @@ from spfreplay.races import kind_of
 from spfreplay.signature import Signature, kind_in, signature_of
 from spfreplay.trace.container import Trace
 from spfreplay.windows import cut
+
+#: outcomes of a window that are told, to find the two steps that decide
+_MOST_TOLD: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +160,14 @@ class Window:
 
     def showing(self, wanted: Signature) -> Iterator[Witness]:
         """Yield orders that show ``wanted``: of each outcome the plainest one met."""
-        for finding, choices in self.findings():
-            if not _may_be(finding, wanted):
-                continue
+        plain_first = sorted(self.judgement.illegal, key=lambda each: each.witness.switches)
+        orders = (
+            (finding, illegal.witness.schedule.choices)
+            for illegal in plain_first
+            for finding in illegal.findings
+            if _may_be(finding, wanted)
+        )
+        for finding, choices in islice(orders, _MOST_TOLD):
             signature, witness = self.told(finding, choices)
             if signature == wanted:
                 yield witness
