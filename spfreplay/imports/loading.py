@@ -21,6 +21,7 @@ from spfreplay.imports.perfscript import is_perf_script, read_perf_script
 from spfreplay.imports.strace import is_strace, read_strace
 from spfreplay.imports.together import processes_of, together
 from spfreplay.imports.tracecmd import is_trace_cmd, read_trace_cmd
+from spfreplay.imports.vforks import sharing_children
 from spfreplay.imports.without import without
 from spfreplay.record.ring import RawRecord
 from spfreplay.trace.bounds import MAX_CPUS
@@ -116,6 +117,8 @@ def recognise(given: Input) -> str:
 def assemble(given: Input, gathered: Gathered, options: ImportOptions) -> Imported:
     """Make a trace of what a reader found in ``given``."""
     with patient_collector():
+        if gathered.side_band and not gathered.has("mmap_lock:mmap_lock_released"):
+            gathered.vforked = sharing_children(gathered)
         try:
             importer, records = _feed(given, gathered, options)
             cap = importer.finish()

@@ -221,3 +221,19 @@ def test_a_container_s_text_has_its_process_ids():
     found = load(("\n".join(lines) + "\n").encode())
     (columns,) = list(found.chunks)
     assert (list(columns.op), list(columns.tid)) == ([c.OP_EXEC, c.OP_ACCESS], [7, 7])
+
+
+def test_a_parent_that_sleeps_until_its_child_s_exec_shares_its_memory():
+    child = [fault(3100, TEXT, tid=9, pid=9), comm(3200, "other", pid=9)]
+    parent = fault(3300, TEXT)
+    _, events = imported(fork(3000, 7, 9, 9), *child, parent)
+    (forked,) = [one for one in events if one.op == c.OP_FORK]
+    assert forked.a2 == c.CLONE_VM | c.CLONE_VFORK
+
+
+def test_a_parent_that_goes_on_has_its_own_memory():
+    child = [fault(3100, TEXT, tid=9, pid=9), comm(3200, "other", pid=9)]
+    parent = fault(3150, TEXT)
+    _, events = imported(fork(3000, 7, 9, 9), *child, parent)
+    (forked,) = [one for one in events if one.op == c.OP_FORK]
+    assert forked.a2 == 0
