@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from spfreplay.oracles import OUTCOMES
+from spfreplay.protocols import definitions
 from spfreplay.trace.events import Event, Header, Tables
 from spfreplay.trace.missing import missing_of
 from spfreplay_reference.contract import OP_FORK, KernelProfile
@@ -27,6 +29,8 @@ _SOURCES: Final = frozenset(
     }
 )
 _VERDICTS: Final = frozenset({"MATCH", "DIVERGED", "UNKNOWN"})
+#: what may follow the name of a protocol: +M50
+_PATCHES: Final = re.compile(r"(?:\+[A-Z]\d{1,3}[a-z]?\d?)+$")
 _RECORDER: Final = re.compile(r"spfreplay [0-9.]+")
 _RELEASE: Final = re.compile(r"[0-9]+\.[0-9]+")
 _ARCH: Final = frozenset({"x86_64"})
@@ -79,7 +83,6 @@ def plain_header(header: Header) -> Header:
 
     No name, no time of day or of boot; of texts only words that this tool knows.
     """
-    verdict = header.expect.split(" ")[0]
     return Header(
         source=header.source if header.source in _SOURCES else "synthetic",
         recorder=header.recorder if _RECORDER.fullmatch(header.recorder) else "",
@@ -90,9 +93,19 @@ def plain_header(header: Header) -> Header:
         pinned_cpus=header.pinned_cpus,
         cpus=tuple({key: one[key] for key in _COUNTS if key in one} for one in header.cpus),
         fault_cap=header.fault_cap,
-        expect=verdict if verdict in _VERDICTS else "",
+        expect=_plain_expectation(header.expect),
         facts=_plain_facts(header.facts),
     )
+
+
+def _plain_expectation(text: str) -> str:
+    """Return what is stated, if it is in words of this tool; else its verdict, if it is one."""
+    words = re.split(r"[\s,;]+", text.strip())
+    known = _VERDICTS | definitions().keys() | OUTCOMES.keys() | {"under", ""}
+    known |= {one.slug for each in definitions().values() for one in each.known}
+    if all(_PATCHES.sub("", word) in known for word in words):
+        return text
+    return words[0] if words[0] in _VERDICTS else ""
 
 
 def _plain_profile(profile: KernelProfile) -> KernelProfile:

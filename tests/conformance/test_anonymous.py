@@ -13,7 +13,9 @@ from spfreplay.diff import DiffOptions
 from spfreplay.pipeline import diff_trace
 from spfreplay.report import as_json
 from spfreplay.share.anonymous import write_anonymous
+from spfreplay.share.names import plain_header
 from spfreplay.trace.container import open_trace, read_events
+from spfreplay.trace.events import Header
 from spfreplay.trace.text import format_trace
 from spfreplay.verify import verify_trace
 from spfreplay_reference.contract import OP_ACCESS
@@ -220,3 +222,18 @@ def test_the_key_leads_back(tmp_path):
     assert (found["files"], found["threads"]) == ({"/file1": "/secret/program"}, {"1": 77})
     back = region.start - int(moved["from"], 16) + int(moved["was"], 16)
     assert back == 0x7F00_0000_0000
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept"),
+    [
+        ("DIVERGED spf18-mremap-source-hole, UAF_PT; MATCH under spf-fixed+M50", True),
+        ("MATCH ; DIVERGED under spf-v11-file-faults", True),
+        ("DIVERGED as in /secret/program", False),
+        ("whatever", False),
+        ("", True),
+    ],
+)
+def test_an_expectation_is_kept_if_it_is_in_words_of_the_tool(stated, kept):
+    verdict = stated.split(" ")[0] if stated.startswith(("MATCH", "DIVERGED")) else ""
+    assert plain_header(Header(expect=stated)).expect == (stated if kept else verdict)
