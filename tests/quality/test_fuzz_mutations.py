@@ -8,24 +8,24 @@ import pytest
 
 from spfreplay.fuzz.campaign import FuzzOptions, fuzz
 
-#: mutation -> what it takes away; each of another kind, or noticed by another oracle
+#: mutation -> what goes missing; each of another kind, or noticed by another oracle
 PLANTED = {
     "M50": "the re-check of the VMA under the PTL",
     "M04": "all re-checks",
     "M05b": "the reference to the VMA",
     "M07": "the test of an odd sequence count",
+    "M09": "the test of anon_vma",
     "M11": "the test of userfaultfd",
-    "M24": "the test of a huge PMD",
-    "M33": "a re-check before a page is taken over",
-    "M39a": "the comparison of the PTE in do_anonymous_page()",
+    "M13": "the test of the lower bound",
+    "M16": "the test of the right to write",
+    "M32a1": "dropping the reference to the VMA",
     "M39z": "the comparison of the PTE in a read fault",
-    "M44": "the comparison of the PMD",
+    "M46": "interrupts between two tries of the PTL",
     "M51": "trylock: the PTL is waited for with interrupts off",
+    "M54": "the test whether the VMA is still linked",
     "W01": "the section of munmap",
     "W05": "the section of mprotect",
-    "W16": "the section on the destination of a move",
     "spf18-mremap-source-hole": "the section on the source of a move",
-    "spf19-fork-stale-tlb": "the flush of fork before its section ends",
 }
 _TRACES = 4_000
 
