@@ -104,6 +104,7 @@ def test_a_lost_store_is_a_move_and_a_write(tmp_path):
     assert (found.witness.switches, found.proven) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_page_outside_is_an_munmap_and_a_write(tmp_path):
     signature, draft = shrunk(trace_of(tmp_path, OUTSIDE), "spf-fixed+M50", "PTE_OUTSIDE")
     assert lines(draft)[-4:] == [

@@ -246,7 +246,7 @@ def test_what_is_added_by_hand_is_measured(tmp_path, capsys):
     )
     (entry,) = Corpus(folder)
     assert entry.verdicts == {"spf-fixed": "MATCH", "spf-v11": "DIVERGED"}
-    assert any(feature.startswith("pair:vm_write_begin.") for feature in entry.features)
+    assert any("vm_write_begin" in feature for feature in entry.features)
 
 
 def test_merged_with_measure_nothing_is_believed(tmp_path, capsys):
