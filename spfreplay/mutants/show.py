@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from spfreplay.mutants.hunt import Hunt, surveyed
 from spfreplay.mutants.matrix import Matrix
@@ -42,12 +43,7 @@ def about(mutant: Mutant) -> Iterator[str]:
 
 def told(mutant: Mutant, witness: str) -> str:
     """Tell a mutation with its diff, and a witness that was found."""
-    from spfreplay.report.outcomes import filled
-
-    lines = []
-    for line in about(mutant):
-        lines += filled(line, "  ")[:1] if len(line) <= 80 else _wrapped(line)
-    lines[0] = lines[0].strip()
+    lines = [part for line in about(mutant) for part in _wrapped(line)]
     lines += ["", unified_diff(mutant.name).rstrip("\n")]
     if witness:
         lines += ["", witness.rstrip("\n")]
@@ -55,8 +51,6 @@ def told(mutant: Mutant, witness: str) -> str:
 
 
 def _wrapped(line: str) -> list[str]:
-    from textwrap import wrap
-
     return wrap(line, 80, subsequent_indent=" " * 12, break_on_hyphens=False)
 
 

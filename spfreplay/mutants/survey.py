@@ -36,7 +36,7 @@ SEARCH_STEPS: Final = 3_000_000
 SAMPLE_STEPS: Final = 2_000_000
 #: steps that the survey of a window may cost that is only sampled
 SURVEY_STEPS: Final = 100_000
-MOST_SAMPLED: Final = 400_000
+MOST_SAMPLED: Final = 800_000
 LEAST_SAMPLED: Final = 4_000
 
 

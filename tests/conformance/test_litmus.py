@@ -136,6 +136,12 @@ def test_a_protocol_that_is_one_module_has_answers(tmp_path):
         assert stated_answer(path, "spf-hasty") == AGREED
 
 
+@pytest.mark.slow
+@each(parametrized("slow", "sampled"))
+def test_the_fixed_protocol_has_the_answer_stated_where_it_takes_long(path):
+    assert stated_answer(path, "spf-fixed") == AGREED
+
+
 def is_there(name):
     """Return marks for a protocol: a skip that is told while nobody has written the patch."""
     try:
