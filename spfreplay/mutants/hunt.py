@@ -49,7 +49,7 @@ from spfreplay.pipeline import diff_trace
 #: what a planted bug may do to the model itself: it was not made to go on from there
 BEYOND: Final = (ModelError, LookupError, AttributeError, TypeError, ValueError)
 #: a mutation may have more orders than its base: how many times as many steps it may take
-_MORE: Final = 3
+_MORE: Final = 10
 
 
 @lru_cache(maxsize=64)
@@ -187,12 +187,13 @@ class Hunt:
             return
         engine = settings.engine(self.mutant.name)
         most = max(SEARCH_STEPS, _MORE * window.steps)
+        how = "complete"  # as the base can be
         if not window.complete:
-            most = self.sample
+            most, how = self.sample, "portfolio"
         if settings.steps is not None:
             most = settings.steps
         try:
-            law, found = explored(case, engine, most, settings.seed, window.seen)
+            law, found = explored(case, engine, most, settings.seed, window.seen, how)
         except BEYOND as error:
             self._lost(trace, error)
             return

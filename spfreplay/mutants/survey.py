@@ -32,11 +32,13 @@ from spfreplay.windows import cut
 
 #: steps of a complete search of the base; beyond them a window is sampled
 SEARCH_STEPS: Final = 3_000_000
-#: steps of all windows together in which one mutation is only sampled, and of one of them
-SAMPLE_STEPS: Final = 2_000_000
-#: steps that the survey of a window may cost that is only sampled
-SURVEY_STEPS: Final = 100_000
+#: steps of a window that is only sampled, if a mutation touches no more than a few of them;
+#: else of all of them together
 MOST_SAMPLED: Final = 800_000
+FEW_SAMPLED: Final = 3
+SAMPLE_STEPS: Final = 600_000
+#: steps that the survey of such a window may cost
+SURVEY_STEPS: Final = 100_000
 LEAST_SAMPLED: Final = 4_000
 
 
@@ -229,7 +231,9 @@ def operations_of(case: Case) -> set[int]:
 
 def sampled_steps(windows: int) -> int:
     """Return the steps that one of so many windows may cost that are only sampled."""
-    return max(LEAST_SAMPLED, min(MOST_SAMPLED, SAMPLE_STEPS // max(windows, 1)))
+    if windows <= FEW_SAMPLED:
+        return MOST_SAMPLED
+    return max(LEAST_SAMPLED, SAMPLE_STEPS // windows)
 
 
 def explored(
@@ -238,6 +242,7 @@ def explored(
     steps: int,
     seed: int,
     known: Collection[str] | None = None,
+    strategy: str = "portfolio",
 ) -> tuple[Law, Exploration]:
     """Explore a window completely, or sample it where the steps do not suffice.
 
@@ -254,7 +259,7 @@ def explored(
         MemoryWindow(speculative, case.window),
         budget=Budget(steps=steps),
         seed=seed,
-        strategy="portfolio",
+        strategy=strategy,
         enough=None if known is None else enough,
     )
     return law, found

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from spfreplay.executors import workers
 from spfreplay.mutants import CAUGHT, SILENT, MatrixOptions, mutant_matrix
 from spfreplay.mutants.corpus import litmus_corpus
 from spfreplay.mutants.hunt import look
 from spfreplay.mutants.judgement import as_predicted
-from spfreplay.mutants.selection import all_mutants
+from spfreplay.mutants.selection import all_mutants, select
 from spfreplay.mutants.survey import Settings
 from spfreplay.mutations.settled import SETTLED
 from spfreplay.oracles import OUTCOMES
-from spfreplay.orders import workers
 
 TRACES = {Path(path).stem: path for path in litmus_corpus()}
 MUTANTS = {one.id: one for one in all_mutants()}
@@ -64,6 +64,17 @@ def test_every_mutation_is_caught_by_its_trace(id_):
 def test_another_trace_does_not_catch_it():
     """The twin."""
     assert look(MUTANTS["W24c"], TRACES["mlock-fault"], Settings()) is None
+
+
+def test_the_replies_to_v11_19_26():
+    """ALLOW_RETRY left set drops a mmap_sem that nobody holds; file faults need more."""
+    locks = look(MUTANTS["M03a"], TRACES["swap-out-read"], Settings())
+    assert [str(one) for one in locks.sightings] == ["LOCK_IMBALANCE in lock_page_or_retry()"]
+    path = TRACES["munmap-file-last-in-table"]
+    (both,) = select(["M08+M36"])
+    found = look(both, path, Settings())
+    assert {one.outcome for one in found.sightings} == {"PT_LEAK"}
+    assert [look(MUTANTS[id_], path, Settings()) for id_ in ("M08", "M36")] == [None, None]
 
 
 @pytest.mark.slow
