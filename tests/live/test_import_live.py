@@ -98,3 +98,28 @@ def test_the_printed_command_records_what_an_import_needs(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     health = check_health(open_trace(path))
     assert (health.grade, diff_trace(open_trace(path)).verdict) == ("B", "MATCH")
+
+
+def test_verify_names_the_part_that_was_left_out(folder):
+    """Kernel-mode faults: neither the tracepoint nor the software event tells them."""
+    own, path = folder / "python.bin", folder / "part.bin"
+    left_out = frozenset(("exceptions:page_fault_kernel", "minor-faults"))
+    options = ImportOptions(pids=frozenset((pid_of(own),)), beside=str(own), without=left_out)
+    write_imported(load(folder / "perf.data", options), path)
+    result = verify_trace(open_trace(path))
+    causes = {cause for one in result.checkpoints for cause, _ in one.causes}
+    assert (causes, result.percent("locked") > 90) == (
+        {"kernel-mode faults not recorded"},
+        True,
+    )
+
+
+def test_a_recording_made_in_a_container_is_whole(tmp_path):
+    """In a namespace of its own perf's process ids are not those of tracepoints."""
+    compiled(tmp_path, "forkcow")
+    (tmp_path / "inside.sh").write_text(perf_record(["./forkcow"]))
+    run_shell("unshare -p -f --mount-proc sh inside.sh", tmp_path)
+    path = tmp_path / "trace.bin"
+    write_imported(load(tmp_path / "perf.data"), path)
+    trace = open_trace(path)
+    assert (check_health(trace).grade, len(trace.tables.processes)) == ("B", 3)
