@@ -42,6 +42,8 @@ MOST_PAGES: Final = 1 << 32
 LARGEST_ORDER: Final = 11
 #: Faults of one execve on what it builds: a dozen in practice.
 MOST_EARLY: Final = 1 << 10
+#: Software events of faults: where tracepoints tell all faults, these are ends only.
+SOFT_NAMES: Final = frozenset(("minor-faults", "major-faults", "page-faults", "faults"))
 _FAULT_SIGNALS: Final = (7, 11)  # SIGBUS, SIGSEGV
 _KERNEL: Final = 1 << 47
 _EMPTY: Final = InitialImage((), (), 0, 0)
@@ -93,12 +95,19 @@ class Importer(Converter):
         self._has_exit = has("sched:sched_process_exit")
         self._user_traced = has("exceptions:page_fault_user")
         self._kernel_traced = has("exceptions:page_fault_kernel")
+        #: events whose neighbours were not recorded, but for mere ends of faults
+        self._sampled = set(gathered.sampled)
+        if self._user_traced and self._kernel_traced:
+            self._sampled -= SOFT_NAMES
+        self._ends_sampled = len(self._sampled) < len(set(gathered.sampled))
         files = ImportedFiles(gathered.build_ids) if files is None else files
         self._spans: dict[int, list[tuple[int, int]]] = {}  # pid -> from when, mm
         super().__init__(Run(t0=t0) if run is None else run, files)
         self.faults.counters = has("kmem:rss_stat")
         self.faults.locks = self._has_locks
-        self.faults.complete_ends = gathered.soft and not has("signal:signal_generate")
+        self.faults.complete_ends = (
+            gathered.soft and not self._ends_sampled and not has("signal:signal_generate")
+        )
 
     def _begin(self) -> None:
         """Nothing is known before the first record."""
@@ -106,7 +115,7 @@ class Importer(Converter):
     def _table(self) -> list[Callable[[int, int, Any], None]]:
         table = super()._table() + [self._ignore] * (g.CODES - k.RAW_CODES)
         table[k.RAW_FAULT_KERNEL] = self._fault_kernel
-        table[g.RAW_SOFT] = self._soft
+        table[g.RAW_SOFT] = self._ignore if self._ends_sampled else self._soft
         table[g.RAW_MAPPED] = self._side_mapped
         table[g.RAW_NAMED] = self._side_named
         table[g.RAW_BORN] = self._side_born
@@ -465,7 +474,7 @@ class Importer(Converter):
             self.rebuilt = rebuild_spaces(self, self.elf)
         fill_spaces(self)
         guess_codes(self.rows, self.images, self.guessed, self.text)
-        if self.gathered.sampled:
+        if self._sampled:
             flags = self.rows.columns.flags
             for row in range(len(flags)):
                 flags[row] |= EV_SAMPLED

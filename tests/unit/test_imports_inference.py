@@ -164,6 +164,16 @@ def test_a_sampled_recording_flags_every_event():
     assert all(one.flags & EV_SAMPLED for one in events)
 
 
+def test_ends_that_are_a_sample_are_left_out_and_the_faults_are_whole():
+    """perf samples software events unless told -c 1; tracepoints it writes all."""
+    sampled = [attr(kind=1, config=5, ident=SOFT, period=4000)]
+    _, events = imported(
+        fault(3000, TEXT), soft(3400, TEXT), fault(5000, STACK), attrs=[*ATTRS, *sampled]
+    )
+    flags = [one.flags & (EV_SAMPLED | EV_END_SW | EV_NO_EFFECT) for one in accesses(events)]
+    assert flags == [0, 0]
+
+
 def test_a_process_that_ran_before_begins_with_the_maps_that_perf_found():
     there = [
         comm(0, "old", by_exec=False, pid=30),
