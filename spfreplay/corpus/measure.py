@@ -22,7 +22,7 @@ def measure_of(protocol: str) -> Measure:
 
     def measured(trace: Trace) -> Mapping[str, Any]:
         verdict = diff_trace(trace, DiffOptions(protocol, explore=False)).verdict
-        windows = thorough.explore(trace)
+        windows = list(thorough.explore(trace))
         if any(window.illegal for window in windows):
             verdict = DIVERGED
         features = {feature for window in windows for feature in window.features}
