@@ -59,7 +59,7 @@ oracle: $(STAMP)  ## random programs on this kernel, how many operations were co
 	    $(BIN)/spfreplay oracle --quiet --programs $(ORACLE) --unprivileged || $(CANNOT); fi
 
 mutation: $(MUTANT)  ## change the protocol line by line: does a test notice? (hours)
-	@nice -n 10 $(BIN)/python tests/mutation/mutation_run.py --share $(SHARE)
+	@nice -n 10 $(BIN)/python tests/mutation/mutation_run.py --share $(SHARE) $(if $(LIMIT),--seconds $(LIMIT))
 
 mutilations: $(STAMP)  ## a million damaged files of every format: read or refused (an hour)
 	@nice -n 10 $(BIN)/python tests/property/mutilations.py --count $(or $(COUNT),1000000)
