@@ -118,7 +118,7 @@ def test_what_changes_nothing_survives(checkout):
 def test_an_interrupted_run_leaves_the_source_as_it_was(checkout):
     before = sources(checkout)
     with subprocess.Popen(
-        command(checkout, "--module", "locking", "--trust"),
+        command(checkout, "--module", "spf_reasons", "--trust"),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
