@@ -128,10 +128,14 @@ class Lanes:
         return outcome, self.stamp + 1
 
 
+class DoesNotFitError(AssertionError):
+    """A bug cannot be planted: what it changes is not there, or there twice."""
+
+
 def mutated(module, old, new):
     """Build the window form with one piece of source replaced.
 
-    :raises AssertionError: if the piece is not there exactly once.
+    :raises DoesNotFitError: if the piece is not there exactly once.
     """
     import ast
 
@@ -139,7 +143,8 @@ def mutated(module, old, new):
 
     sources = {name: build.module_path(name) for name in build.PROTOCOL_MODULES}
     texts = {name: path.read_text() for name, path in sources.items()}
-    assert texts[module].count(old) == 1, texts[module].count(old)
+    if texts[module].count(old) != 1:
+        raise DoesNotFitError(f"{texts[module].count(old)} times, not once: {old!r}")
     texts[module] = texts[module].replace(old, new)
     trees = {name: ast.parse(text) for name, text in texts.items()}
     return build.link("spfreplay.mm.<mutated>", trees, "window", sources)
