@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from spfreplay.engines import extract
 from spfreplay.engines.canonical import canonical, signature
 from spfreplay.engines.cases import cases
-from spfreplay.engines.extract import _Names, extracted
 from spfreplay.trace.container import open_trace
 from spfreplay.trace.text import format_events, format_tables
 from spfreplay.windows import cut
@@ -23,7 +23,7 @@ def parts_of(trace):
 
 def again(case, path):
     """Return the parts of ``case`` after it was written and read."""
-    tables, events = extracted(case, {})
+    tables, events = extract.extracted(case, {})
     lines = [*format_tables(tables), *format_events(tables, events)]
     path.write_text("".join(f"{line}\n" for line in lines))
     return parts_of(open_trace(path))
@@ -71,8 +71,8 @@ def test_an_extracted_window_is_the_same_window(tmp_path, name):
     ],
 )
 def test_a_window_that_lost_something_is_another(tmp_path, monkeypatch, name, lost):
-    whole = _Names.image
+    whole = extract.renamed_image
     monkeypatch.setattr(
-        _Names, "image", lambda names, image: whole(names, image)._replace(**lost)
+        extract, "renamed_image", lambda image, files: whole(image, files)._replace(**lost)
     )
     assert fates(name, tmp_path / "x.txt")["other"] > 0

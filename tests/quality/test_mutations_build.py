@@ -7,6 +7,7 @@ import pytest
 from test_announcements import shape_errors
 
 from spfreplay.mm import build as builder
+from spfreplay.mm import locking
 from spfreplay.mm.build import sources_of
 from spfreplay.mm.patching import Protocol
 from spfreplay.mutations import MUTATIONS, PAIRS, build, protocol
@@ -34,8 +35,12 @@ def unknown_names(namespace):
     return found
 
 
+#: what can be done with a lock, though v11 does not do all of it
+LOCKS = {
+    name for each in vars(locking).values() if isinstance(each, type) for name in vars(each)
+}
 #: attributes: what a function of v11 reads is one of its objects', or a name
-KNOWN = {form: unknown_names(build("spf-v11", form)) for form in ("straight", "window")}
+KNOWN = {form: unknown_names(build("spf-v11", form)) | LOCKS for form in ("straight", "window")}
 
 
 def check(name):
