@@ -142,7 +142,11 @@ def test_no_process_is_left_however_ours_ends(tmp_path, how):
     folder = tmp_path / "who"
     folder.mkdir()
     ours = subprocess.Popen(
-        [sys.executable, script, folder], stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, script, folder],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # a shell has jobs in the background ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert until(lambda: len(list(folder.iterdir())) == 2)
     theirs = [int(path.name) for path in folder.iterdir()]
