@@ -232,6 +232,9 @@ class Session:
 
     def _wait_one(self) -> bool:
         """Serve one stop; False when all is over."""
+        # Children that are not ours to trace may stay: they are nobody's end.
+        if not self.live and self.run.root in self._gone:
+            return False
         try:
             self._waiting = True
             if self._interrupts and not self.run.interrupted:
