@@ -282,7 +282,11 @@ def clusters(case: Case) -> list[Moved]:
 
 
 def spans(case: Case) -> list[tuple[int, int]]:
-    """Return the page tables that a case touches, with a margin, as ranges of addresses."""
+    """Return the page tables that a case touches, with a margin, as ranges of addresses.
+
+    What one mapping holds together stays together: it is one mapping afterwards, too.
+    """
+    regions = [region for image in case.tables.images for region in image.regions]
     touched = {number for image in case.tables.images for number in image.tables}
     touched |= {vpn >> 9 for image in case.tables.images for vpn, _ in image.pages}
     for each in case.window.operations:
@@ -291,7 +295,10 @@ def spans(case: Case) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for number in sorted(touched):
         start, end = number * _TABLE - _MARGIN, (number + 1) * _TABLE + _MARGIN
-        if found and start <= found[-1][1]:
+        if found and (
+            start <= found[-1][1]
+            or any(each.start < found[-1][1] and start < each.end for each in regions)
+        ):
             found[-1] = found[-1][0], end
         else:
             found.append((start, end))

@@ -97,7 +97,9 @@ def test_the_printed_command_records_what_an_import_needs(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     health = check_health(open_trace(path))
-    assert (health.grade, diff_trace(open_trace(path)).verdict) == ("B", "MATCH")
+    # the program may well meet a defect of v11: only what is new counts
+    result = diff_trace(open_trace(path), DiffOptions(accept_known=True))
+    assert (health.grade, result.verdict) == ("B", "MATCH")
 
 
 def test_verify_names_the_part_that_was_left_out(folder):
