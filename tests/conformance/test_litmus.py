@@ -180,9 +180,8 @@ def test_a_wrong_answer_is_told():
     assert missing("Sometimes UAF_PT, WRITE_RO", found) == ["WRITE_RO"]
 
 
-#: 6.18 drops the anon_vma of what it leaves behind, and v11 knows no MREMAP_DONTUNMAP;
-#: swap read-ahead looks at page tables without a check, not only at bounds
-UNPUBLISHED = {"mremap-dontunmap-fault", "swapin-ksm-munmap"}
+#: 6.18 drops the anon_vma of what it leaves behind, and v11 knows no MREMAP_DONTUNMAP
+UNPUBLISHED = {"mremap-dontunmap-fault"}
 
 
 @pytest.mark.slow
