@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, NamedTuple
 
 from spfreplay.diff import NumberedEvent, OrdersTold, Race, RaceFinding
 from spfreplay.engines import EngineOptions
+from spfreplay.engines.cases import Part
 from spfreplay.engines.judge import Illegal
+from spfreplay.engines.subject import Result
 from spfreplay.engines.tell import Teller
 from spfreplay.engines.window import Operation
 from spfreplay.explore import Schedule
@@ -116,14 +119,7 @@ def told(
     relaxed: Counter[str] = Counter()
     for found in explored:
         relaxed.update(dict(found.relaxed))
-
-    def events(members: Sequence[int]) -> list[NumberedEvent]:
-        rows = fetch(trace, list(members))
-        return [rows[member] for member in members]
-
-    def digest(members: Sequence[int]) -> str:
-        return schedule_digest(trace, members, engine)
-
+    events, digest = _numbers(trace, engine)
     return OrdersTold(
         windows=len(orders.parts),
         distinct=orders.distinct,
@@ -144,6 +140,19 @@ def told(
         interrupted=orders.interrupted,
         passed_over=orders.passed_over,
     )
+
+
+def _numbers(trace: Trace, engine: EngineOptions) -> tuple[Events, Digest]:
+    """Return what fetches events of ``trace``, and what names a schedule of some of them."""
+
+    def events(members: Sequence[int]) -> list[NumberedEvent]:
+        rows = fetch(trace, list(members))
+        return [rows[member] for member in members]
+
+    def digest(members: Sequence[int]) -> str:
+        return schedule_digest(trace, members, engine)
+
+    return events, digest
 
 
 def _least(explored: Sequence[Explored]) -> tuple[str, ...]:
@@ -200,21 +209,69 @@ def _race(
     choices = teller.plainer(group.illegal.witness.schedule.choices, alike)
     telling, shown = teller.tell(choices, alike)
     finding = next(filter(alike, teller.findings(shown)), group.finding)
-    defect = defect_of(engine.protocol, finding, part.operations, telling)
+    race = _as_performed(part, finding, choices, telling, shown, engine, events, digest)
+    return replace(
+        race,
+        windows=group.windows,
+        executions=group.executions,
+        picture=teller.picture(choices, telling) if pictures else None,
+    )
+
+
+def race_in_order(
+    trace: Trace,
+    part: Part,
+    choices: Sequence[int],
+    wanted: Callable[[Finding, Telling], bool],
+    engine: EngineOptions,
+) -> Race | None:
+    """Return what one order of a window of ``trace`` shows; None if that is not ``wanted``.
+
+    :raises ScheduleError: the window has no such order
+    """
+    assert part.case is not None
+    teller = Teller(part.case, engine)
+    _, shown = teller.tell(choices)
+    for finding in teller.findings(shown):
+        telling, _ = teller.tell(choices, partial(_same_kind, part, finding))
+        if wanted(finding, telling):
+            numbers = _numbers(trace, engine)
+            return _as_performed(part, finding, choices, telling, shown, engine, *numbers)
+    return None
+
+
+def _same_kind(part: Part, finding: Finding, other: Finding) -> bool:
+    assert part.case is not None
+    operations = part.case.window.operations
+    return kind_of(operations, finding) == kind_of(operations, other)
+
+
+def _as_performed(
+    part: Part | ExploredPart,
+    finding: Finding,
+    choices: Sequence[int],
+    telling: Telling,
+    shown: Result,
+    engine: EngineOptions,
+    events: Events,
+    digest: Digest,
+) -> Race:
+    """Return a finding of one order as a race that one window shows in one order."""
+    assert part.case is not None
+    defect = defect_of(engine.protocol, finding, part.case.window.operations, telling)
     return Race(
-        finding=RaceFinding(*finding, OUTCOMES[kind.outcome]),
+        finding=RaceFinding(*finding, OUTCOMES[finding.outcome]),
         members=part.members,
         events=tuple(events(part.members)),
         window=str(part.name),
-        schedule=str(Schedule(digest(part.members), choices)),
+        schedule=str(Schedule(digest(part.members), tuple(choices))),
         switches=count_switches(choices),
-        windows=group.windows,
-        executions=group.executions,
+        windows=1,
+        executions=1,
         results=shown.results,
         known=defect.slug if defect is not None else "",
         title=defect.title if defect is not None else "",
         told=telling,
-        picture=teller.picture(choices, telling) if pictures else None,
     )
 
 

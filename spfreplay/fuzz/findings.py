@@ -1,14 +1,16 @@
-"""What a campaign has found: told as ``diff`` tells it, each race once, in small traces.
+"""What a campaign has found: each race once, in a trace that is as small as it can be.
 
 A finding is known by its signature: the outcome, the kind of object, and the two
-steps whose order decides.  The trace that shows it goes into a folder of its own,
-with the schedule: as it was found at once, then in its place one that is smaller.
+steps whose order decides.  The trace that shows it goes into a folder of its own: as
+it was found at once, then in its place what ``shrink`` makes of it, which states
+its signature and the order of steps that shows it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,18 +18,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from spfreplay.diff import DiffOptions, DiffResult, Race
-from spfreplay.engines import EngineOptions
-from spfreplay.errors import SpfreplayError
+from spfreplay.errors import ModelError, SpfreplayError
+from spfreplay.explore.schedule import read_runs
 from spfreplay.fuzz.batch import Found
 from spfreplay.fuzz.draft import Draft
 from spfreplay.fuzz.trial import text_of
+from spfreplay.one_window import WindowOptions, find
+from spfreplay.oracles import Finding as Wrong
 from spfreplay.output import write_text
 from spfreplay.pipeline import diff_trace, engine_options
-from spfreplay.races import Kind
-from spfreplay.shrink import NothingToShrink, Shows, shrink
+from spfreplay.races import Kind, race_in_order
+from spfreplay.shrink import NothingToShrink, Shows, Shrunk, shrink
+from spfreplay.shrink.regression import Claim, claim, regression_text
+from spfreplay.shrink.start import begin, begin_at
 from spfreplay.shrink.witness import Manner
 from spfreplay.signature import Signature, name_of, recorded_signature, signature_of
-from spfreplay.trace.container import open_trace
+from spfreplay.telling import Telling
+from spfreplay.trace.container import Trace, open_trace
 
 FOLDER: Final = "findings"
 #: examples of one kind that are told, to see whether they are the same race
@@ -91,62 +98,92 @@ class Findings:
         if self.looked[one.kind] > _LOOKED_AT:
             return
         try:
-            shown = _shown(self._diff(one.draft))
+            result = self._diff(text_of(one.draft))
         except SpfreplayError as error:  # a planted bug breaks the recorded order, too
             self.refused[f"diff of a finding: {error}"] += 1
             return
+        shown = _shown(result)
         if not shown:
             self.lost.append(one)
-        for name, known_by in shown.items():
+        for name, (known_by, race) in shown.items():
             if name not in self.found and name not in self.earlier:
-                self._add(name, known_by, one.draft, seconds, tried)
+                self._add(name, known_by, one.draft, result, race, seconds, tried)
 
     def _add(
-        self, name: str, known_by: Signature, draft: Draft, seconds: float, tried: int
+        self,
+        name: str,
+        known_by: Signature,
+        draft: Draft,
+        result: DiffResult,
+        race: Race | None,
+        seconds: float,
+        tried: int,
     ) -> None:
+        """Keep a finding, as it is and then smaller."""
         path = self._free_path(name)
         write_text(path, text_of(draft))
-        small, minimal = self._smaller(draft, known_by)
-        result = self._diff(small)
-        if name not in _shown(result):  # what was found will do
-            small, result, minimal = draft, self._diff(draft), False
-        write_text(path, text_of(small))
+        small = self._smaller(path, known_by, race)
+        if small is not None:
+            shrunk, made = small
+            write_text(path, regression_text(shrunk, made, {"from": "a campaign", "of": ""}))
+            result, race = self._told_again(path, made)
         finding = Finding(
             name,
             known_by,
             path,
-            len(small.events),
+            len(draft.events) if small is None else len(small[0].events),
             replace(result, path=str(path)),
-            next((each for each in _races(result) if name_of(each) == name), None),
+            race,
             seconds,
             tried,
-            minimal,
+            small is not None and small[0].minimal,
         )
         write_text(path.with_suffix(".json"), json.dumps(self._told(finding), indent=1) + "\n")
         self.found[name] = finding
         if self.on_finding is not None:
             self.on_finding(finding)
 
-    def _smaller(self, draft: Draft, known_by: Signature) -> tuple[Draft, bool]:
-        """Return the smallest trace found in time that shows it, and whether it is minimal."""
+    def _smaller(
+        self, path: Path, known_by: Signature, race: Race | None
+    ) -> tuple[Shrunk, Claim] | None:
+        """Return the smallest trace found in time that shows it; None: it is as it was."""
         if not self.patience:
-            return draft, False
-        engine: EngineOptions = engine_options(self.options)
-        shows = Shows(known_by, Manner(engine))
+            return None
+        end = time.monotonic() + self.patience
+        manner = Manner(engine_options(self.options))
+        trace = open_trace(path)
         try:
-            found = shrink(draft.tables, draft.events, shows, self.patience, progress=self._go)
-        except NothingToShrink:
-            return draft, False
-        return Draft(found.tables, found.events), found.minimal
+            if race is None:
+                start = begin(trace, manner)
+            else:
+                order = read_runs(race.schedule.rpartition(":")[2])
+                start = begin_at(trace, race.window, known_by, order, manner)
+            shows = Shows(start.signature, manner, start.order)
+            left = max(0.0, end - time.monotonic())
+            tables, events = start.draft.tables, start.draft.events
+            shrunk = shrink(tables, events, shows, left, progress=self._go)
+            return shrunk, claim(shrunk, shows)
+        except (NothingToShrink, ModelError, _Stopped):
+            return None
 
-    def _go(self, _: int, __: object) -> None:
+    def _told_again(self, path: Path, made: Claim) -> tuple[DiffResult, Race | None]:
+        """Return the diff of what was shrunk, with the race in the order that it claims."""
+        trace = open_trace(path)
+        result = diff_trace(trace, self.options._replace(explore=False), path=str(path))
+        return result, _claimed(trace, made) if made.window else None
+
+    def _go(self, *_: object) -> None:
         if self.stop():
             raise _Stopped
 
-    def _diff(self, draft: Draft) -> DiffResult:
-        path = self.folder / FOLDER / _AT_HAND
+    @property
+    def _at_hand(self) -> Path:
+        return self.folder / FOLDER / _AT_HAND
+
+    def _diff(self, text: str) -> DiffResult:
+        path = self._at_hand
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text_of(draft))
+        write_text(path, text)
         return diff_trace(open_trace(path), self.options, path=str(path))
 
     def _free_path(self, name: str) -> Path:
@@ -174,19 +211,28 @@ class Findings:
 
     def close(self) -> None:
         """Remove what is only good for the moment."""
-        (self.folder / FOLDER / _AT_HAND).unlink(missing_ok=True)
+        self._at_hand.unlink(missing_ok=True)
 
 
-def _races(result: DiffResult) -> tuple[Race, ...]:
-    return result.orders.races if result.orders is not None else ()
-
-
-def _shown(result: DiffResult) -> dict[str, Signature]:
+def _shown(result: DiffResult) -> dict[str, tuple[Signature, Race | None]]:
     """Return the names of what a diff shows, each with what it is known by."""
     first = recorded_signature(result)
-    found = {} if first is None else {str(first): first}
-    for race in _races(result):
+    found: dict[str, tuple[Signature, Race | None]] = {}
+    if first is not None:
+        found[str(first)] = first, None
+    for race in result.orders.races if result.orders is not None else ():
         finding = race.finding
         known_by = signature_of(finding.outcome, finding.what, finding.place, race.told)
-        found.setdefault(name_of(race), known_by)
+        found.setdefault(name_of(race), (known_by, race))
     return found
+
+
+def _claimed(trace: Trace, made: Claim) -> Race | None:
+    """Return the race that a trace is said to show."""
+
+    def wanted(finding: Wrong, telling: Telling) -> bool:
+        outcome, what, place = finding.outcome, finding.what, finding.place
+        return signature_of(outcome, what, place, telling) == made.signature
+
+    part, _ = find(trace, made.window, WindowOptions(made.engine))
+    return race_in_order(trace, part, read_runs(made.order), wanted, made.engine)

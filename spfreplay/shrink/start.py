@@ -82,6 +82,20 @@ def begin(
     raise NothingToShrink(_nothing(trace, wanted, seen))
 
 
+def begin_at(
+    trace: Trace, window: str, signature: Signature, order: tuple[int, ...], manner: Manner
+) -> Start:
+    """Return what shows ``signature`` in one order of a window of ``trace``.
+
+    :raises NothingToShrink: it does not
+    :raises NoSuchWindow: there is no such window
+    :raises NotExplored: it cannot be cut out
+    """
+    part, _ = find(trace, window, WindowOptions(manner.engine, manner.skew))
+    shows = Shows(signature, manner, order)
+    return Start(signature, window, _cut(trace, part, shows), order)
+
+
 def _fits(signature: Signature, wanted: str) -> bool:
     return wanted.lower() in str(signature).lower()
 

@@ -7,6 +7,9 @@ import pytest
 from spfreplay.cli import main
 from spfreplay.fuzz import decode
 from spfreplay.fuzz.trial import text_of
+from spfreplay.shrink.regression import Claim, disagreement
+from spfreplay.signature import Signature
+from spfreplay.trace.container import open_trace
 
 QUICK = ("--steps", "1000", "-j", "1", "-q")
 
@@ -38,6 +41,23 @@ def test_machines_get_a_line_for_everything(tmp_path, capsys):
     assert rows[-1]["verdict"] == "DIVERGED"
     replayed = ["replay", found["trace"], "--window", found["window"]]
     replayed += ["--protocol", "spf-fixed+M50"]
+    assert main([*replayed, "--schedule", found["schedule"]]) == 1
+
+
+def test_a_finding_is_a_small_trace_that_states_what_it_shows(tmp_path, capsys):
+    options = ["--mutate", "W01", "--corpus", str(tmp_path), "--budget", "96", "--first"]
+    assert main(["fuzz", *options, "--seed", "1", "--format", "jsonl", "-j", "1"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = next(row for row in rows if row["type"] == "finding")
+    trace = open_trace(found["trace"])
+    claim = Claim.of(trace)
+    assert claim.signature == Signature(**found["signature"] | {"steps": claim.signature.steps})
+    assert list(claim.signature.steps) == found["signature"]["steps"]
+    assert disagreement(trace) == ""
+    assert found["events"] == trace.events <= 6
+    assert found["minimal"]
+    replayed = ["replay", found["trace"], "--window", found["window"]]
+    replayed += ["--protocol", "spf-fixed+W01"]
     assert main([*replayed, "--schedule", found["schedule"]]) == 1
 
 
