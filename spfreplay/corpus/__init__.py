@@ -4,6 +4,8 @@ entry.py      what is known of a trace, checked, and united where two know diffe
 store.py      the folder: adding, reading, removing
 measure.py    what a trace reaches
 minimize.py   the fewest and smallest entries with the same coverage
+smaller.py    entries made smaller, as long as the corpus reaches the same
+lists.py      lists of features in files, and how much of one is reached
 merge.py      entries of other folders, none of them trusted
 stats.py      what is in a corpus, in numbers
 """

@@ -8,7 +8,7 @@ refused with one line.  Two writers may know different things of the same trace;
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -68,6 +68,22 @@ class Entry(NamedTuple):
             f"{name} {each}" for name, each in self.verdicts.items() if each == "DIVERGED"
         }
         return diverged | set(self.features)
+
+    def reached_of(self, kinds: Collection[str]) -> set[str]:
+        """Return the same, of features only those of some kinds; of all, if none is named."""
+        if not kinds:
+            return self.reached
+        return self.reached.difference(self.features) | of_kinds(self.features, kinds)
+
+
+def kind_of(feature: str) -> str:
+    """Return what a feature begins with, up to the first colon: pair, abort, legal."""
+    return feature.partition(":")[0]
+
+
+def of_kinds(features: Iterable[str], kinds: Collection[str]) -> set[str]:
+    """Return the features of some kinds; of all, if none is named."""
+    return {each for each in features if not kinds or kind_of(each) in kinds}
 
 
 def name_of(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from spfreplay.corpus.entry import BrokenEntry, Entry
@@ -68,13 +68,14 @@ def _needed(
     return kept
 
 
-def minimize(corpus: Corpus, dry_run: bool = False) -> Minimized:
+def minimize(corpus: Corpus, dry_run: bool = False, kinds: Collection[str] = ()) -> Minimized:
     """Remove the entries of ``corpus`` that are not needed for what it reaches.
 
     Nothing is rewritten, and who is not needed is removed one by one: a kill in
     the middle leaves more than needed.  All others who write wait meanwhile.
 
     :param dry_run: remove nothing.
+    :param kinds: kinds of features that count (pair, abort, legal); none: all.
     :raises BrokenEntry: the folder cannot be read
     :raises CannotError: it cannot be written
     """
@@ -82,7 +83,7 @@ def minimize(corpus: Corpus, dry_run: bool = False) -> Minimized:
     with corpus.locked():
         whole, broken = _sound(corpus)
         sound = [entry for entry in whole if entry.features]
-        reached = {entry.name: entry.reached for entry in sound}
+        reached = {entry.name: entry.reached_of(kinds) for entry in sound}
         sizes = {entry.name: entry.path.stat().st_size for entry in sound}
         kept = set(cover(reached, sizes))
         before = set().union(*reached.values())
@@ -91,7 +92,7 @@ def minimize(corpus: Corpus, dry_run: bool = False) -> Minimized:
             for entry in sound:
                 if entry.name not in kept:
                     corpus.remove_locked(entry.name)
-            there = {entry.name: entry.reached for entry in corpus if entry.features}
+            there = {each.name: each.reached_of(kinds) for each in corpus if each.features}
             _verify(before, there, kept)
     return Minimized(
         tuple(entry for entry in sound if entry.name in kept),

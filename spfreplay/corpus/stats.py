@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from spfreplay.corpus.entry import BrokenEntry, Entry
+from spfreplay.corpus.entry import BrokenEntry, Entry, kind_of
+from spfreplay.corpus.lists import Share, share_of
 from spfreplay.corpus.store import Corpus
 from spfreplay.errors import TraceError
 from spfreplay.trace.container import open_trace
@@ -37,6 +39,7 @@ class Stats:
     verdicts: tuple[tuple[str, str, int], ...]
     origins: tuple[tuple[str, int], ...]
     broken: tuple[str, ...]
+    share: Share | None = None  # of a list, if one is asked about
 
     @property
     def size(self) -> int:
@@ -44,10 +47,12 @@ class Stats:
         return sum(each.size for each in self.entries)
 
 
-def stats(corpus: Corpus) -> Stats:
+def stats(corpus: Corpus, against: Path | None = None) -> Stats:
     """Return what is in a corpus; what is broken is named.
 
+    :param against: a list of features, of which it reaches a share.
     :raises BrokenEntry: the folder cannot be read
+    :raises TraceError: the list cannot be read
     """
     if not corpus.folder.is_dir():
         raise BrokenEntry(corpus.folder, "expected a folder")
@@ -71,7 +76,7 @@ def stats(corpus: Corpus) -> Stats:
         else:
             threads = len(trace.tables.threads)
             listed.append(Listed(entry, trace.events, threads, size, alone))
-    kinds = Counter(feature.partition(":")[0] for feature in times)
+    kinds = Counter(map(kind_of, times))
     verdicts = Counter(pair for entry in found for pair in entry.verdicts.items())
     origins = Counter(origin for entry in found for origin in entry.meta["origin"])
     return Stats(
@@ -82,4 +87,5 @@ def stats(corpus: Corpus) -> Stats:
         tuple((*pair, number) for pair, number in sorted(verdicts.items())),
         tuple(sorted(origins.items(), key=lambda each: (-each[1], each[0]))),
         tuple(broken),
+        None if against is None else share_of(against, times.keys()),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from spfreplay.report.as_json import document
 from spfreplay.report.text import table
-from spfreplay.report.words import count
+from spfreplay.report.words import count, percent
 
 if TYPE_CHECKING:
     from spfreplay.corpus.merge import Merged
@@ -47,7 +47,22 @@ def summary(found: Stats) -> str:
     verdicts = [(f"{name} {word}", number) for name, word, number in found.verdicts]
     lines += _block("Verdicts", verdicts, ("verdict", "entries"))
     lines += _block("Origins", found.origins[:20], ("origin", "entries"))
-    return _text([*lines, *_broken(found)])
+    return _text([*lines, *_share(found), *_broken(found)])
+
+
+def _share(found: Stats) -> list[str]:
+    """Say how much of a list is reached, and what is not."""
+    share = found.share
+    if share is None:
+        return []
+    reached, listed = share.reached, share.listed
+    told = f"{reached:,} of {listed:,} ({percent(reached, listed)}) are reached"
+    return [
+        "",
+        f"Of the features in {share.path}",
+        f"  {told}",
+        *(f"  not: {each}" for each in share.missing),
+    ]
 
 
 def _block(title: str, rows: Iterable[tuple[str, int]], headers: tuple[str, str]) -> list[str]:
@@ -112,4 +127,11 @@ def summary_json(found: Stats) -> str:
         "origins": dict(found.origins),
         "broken": list(found.broken),
     }
+    if found.share is not None:
+        row["against"] = {
+            "list": found.share.path,
+            "features": found.share.listed,
+            "reached": found.share.reached,
+            "missing": list(found.share.missing),
+        }
     return document("corpus stats", [row])

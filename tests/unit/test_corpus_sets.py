@@ -9,9 +9,14 @@ import pytest
 
 from spfreplay.cli import main
 from spfreplay.corpus import Corpus
+from spfreplay.corpus.entry import of_kinds
+from spfreplay.corpus.lists import read_list
+from spfreplay.corpus.measure import measure_of
 from spfreplay.corpus.merge import Merged, merge
 from spfreplay.corpus.minimize import cover, minimize
+from spfreplay.corpus.smaller import make_smaller, tasks
 from spfreplay.errors import ModelError
+from spfreplay.trace.container import open_trace
 
 TRACE = "spfreplay text 1\nthread 1 pid=1\nimage 0 brk=0x5000\nexec mm0 image=0\nread 0x{}000\n"
 
@@ -257,3 +262,146 @@ def test_merged_with_measure_nothing_is_believed(tmp_path, capsys):
     (entry,) = Corpus(here)
     assert entry.verdicts == {"spf-v11": "DIVERGED"}
     assert "made up" not in entry.features
+
+
+# -- lists of features ----------------------------------------------------------
+
+
+def test_of_a_list_it_is_told_what_is_not_reached(tmp_path, capsys):
+    corpus = filled(tmp_path / "corpus", ["pair:a<b", "abort:no vma"], ["pair:b<a"])
+    told = tmp_path / "list"
+    told.write_text("# all\npair:a<b\npair:b<a\n\npair:c<c  # nobody knows\nabort:no vma\n")
+    code, out, _ = run(capsys, "stats", corpus.folder, "--against", told)
+    assert code == 0
+    assert out.endswith(
+        f"\nOf the features in {told}\n  3 of 4 (75.0 %) are reached\n  not: pair:c<c\n"
+    )
+    row = json.loads(
+        run(capsys, "stats", corpus.folder, "--against", told, "--format", "json")[1]
+    )
+    assert row["results"][0]["against"] == {
+        "list": str(told), "features": 4, "reached": 3, "missing": ["pair:c<c"]
+    }  # fmt: skip
+
+
+def test_what_is_listed_is_read_back(tmp_path, capsys):
+    corpus = filled(tmp_path / "corpus", ["pair:a<b", "abort:no vma"], ["legal:x:1"])
+    told = tmp_path / "list"
+    code, out, _ = run(capsys, "reached", corpus.folder, "-o", told)
+    assert (code, out) == (0, "")
+    assert read_list(told) == {"pair:a<b", "abort:no vma", "legal:x:1"}
+    assert run(capsys, "reached", corpus.folder, "--only", "abort")[1] == "abort:no vma\n"
+
+
+@pytest.mark.parametrize(
+    "text", [b"pair:a<b\nsome words\n", b"pair:\n", b"a:\xff\n", b"x:" + b"y" * 2000]
+)
+def test_what_is_no_list_is_refused_with_one_line(tmp_path, capsys, text):
+    corpus = filled(tmp_path / "corpus", ["pair:a<b"])
+    told = tmp_path / "list"
+    told.write_bytes(text)
+    code, out, err = run(capsys, "stats", corpus.folder, "--against", told)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith(f"spfreplay: {told}: ") and "expected a feature" in err
+
+
+def test_a_trace_reaches_what_it_is_measured_to(tmp_path, capsys):
+    path = tmp_path / "t.txt"
+    path.write_text(RACE)
+    code, out, err = run(capsys, "reached", path, tmp_path / "nothing", "--only", "pair")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "vm_write_begin" in out and set(out.split("\n")[:-1]) == {
+        line for line in out.split("\n")[:-1] if line.startswith("pair:")
+    }
+
+
+# -- features of some kinds -----------------------------------------------------
+
+
+def test_only_what_counts_is_kept(tmp_path, capsys):
+    corpus = filled(tmp_path, ["pair:a<b"], ["legal:x:1"], ["pair:a<b", "abort:z"])
+    code, out, _ = run(capsys, "min", tmp_path, "--only", "pair", "--only", "abort")
+    assert (code, out.splitlines()[0]) == (0, "1 entry kept, 2 went")
+    (left,) = corpus
+    assert left.features == ["abort:z", "pair:a<b"]
+
+
+# -- entries made smaller -------------------------------------------------------
+
+LONGER = """spfreplay text 1
+thread 1 pid=1
+thread 2 pid=1
+thread 3 pid=1
+file 0 reg size=98304
+image 0 brk=0x5000
+exec mm0 image=0
+T1 fork T2 mm0 vm|thread
+T1 fork T3 mm0 vm|thread
+T1 mmap 0x20000000 16K rw- private|fixed|anon = 0x20000000
+T1 mmap 0x30000000 16K rw- private|fixed|anon = 0x30000000
+T3 write 0x30000000
+T1 write 0x20000000
+T3 munmap 0x30000000 4K = 0
+@1ms..2ms T1 madvise 0x20000000 8K dontneed = 0
+@1ms..2ms T2 write 0x20001000
+@1ms..2ms T3 write 0x30002000
+T3 munmap 0x30000000 16K = 0
+"""
+
+
+def test_a_smaller_entry_reaches_what_is_needed(tmp_path, capsys):
+    path = tmp_path / "t.txt"
+    path.write_text(LONGER)
+    folder = tmp_path / "corpus"
+    for protocol in ("spf-fixed", "spf-v11"):
+        run(capsys, "add", folder, path, "--protocol", protocol)
+    (before,) = Corpus(folder)
+    pairs = of_kinds(before.features, ["pair"])
+    assert pairs
+    code, _, err = run(capsys, "min", folder, "--shrink", "--only", "pair", "-j", "1")
+    assert (code, err) == (0, "")
+    (after,) = Corpus(folder)
+    trace = open_trace(after.path)
+    assert trace.events <= 6 and len(trace.tables.threads) == 2
+    assert pairs <= set(after.features) and after.verdicts.keys() == before.verdicts.keys()
+    measured = {each for name in after.verdicts for each in measure_of(name)(trace)["features"]}
+    assert measured == set(after.features)
+    assert run(capsys, "min", folder, "--shrink", "-j", "1")[0] == 0
+    assert [each.name for each in Corpus(folder)] == [after.name]
+
+
+def test_made_smaller_by_any_number_of_processes_a_corpus_is_the_same(tmp_path, capsys):
+    for jobs in (1, 2):
+        corpus = Corpus(tmp_path / f"{jobs}")
+        for n in range(3):
+            path = tmp_path / "t.txt"
+            path.write_text(LONGER.replace("8K", f"{4 * (n + 1)}K"))
+            run(capsys, "add", corpus.folder, path, "--protocol", "spf-fixed")
+        run(capsys, "min", corpus.folder, "--shrink", "-j", jobs)
+    one, two = (list(Corpus(tmp_path / f"{jobs}")) for jobs in (1, 2))
+    assert one and [each.name for each in one] == [each.name for each in two]
+
+
+def test_what_is_not_so_stays_as_it_is(tmp_path):
+    corpus = Corpus(tmp_path)
+    entry = corpus.add(RACE, {"features": ["pair:made<up"], "verdicts": {"spf-v11": "MATCH"}})
+    assert make_smaller(corpus) == 0
+    assert list(corpus) == [entry]
+
+
+def test_every_feature_belongs_to_one_entry(tmp_path):
+    corpus = filled(
+        tmp_path, ["pair:a", "pair:b", "legal:c"], ["pair:b", "pair:d"], ["legal:e"]
+    )
+    entries = list(corpus)
+    found = tasks(entries, ["pair"])
+    assert sorted(feature for task in found for feature in task.needed) == [
+        "pair:a", "pair:b", "pair:d"
+    ]  # fmt: skip
+
+
+def test_a_divergence_is_needed_too(tmp_path):
+    corpus = Corpus(tmp_path)
+    corpus.add(RACE, {"features": ["legal:x"], "verdicts": {"spf-v11": "DIVERGED"}})
+    (task,) = tasks(list(corpus), ["pair"])
+    assert task.needed == {"spf-v11 DIVERGED"}
