@@ -11,6 +11,7 @@ from typing import Final
 from spfreplay.diff import DIVERGED, DiffOptions
 from spfreplay.engines.case import Case
 from spfreplay.engines.cases import Part, form_for
+from spfreplay.engines.judge import perform
 from spfreplay.engines.tell import Teller
 from spfreplay.errors import ModelError
 from spfreplay.explore import Exploration, Schedule, Witness
@@ -232,6 +233,9 @@ class Hunt:
             return sighting_of(other) == sighting
 
         choices = teller.plainer(witness.schedule.choices, same)
+        # What was explored may have been the canonical form: the trace has other addresses.
+        findings = teller.findings(perform(part.case, choices, engine))
+        finding = next(filter(same, findings), finding)
         also = {sighting_of(each) for each, _ in shown.values()} - {sighting}
         digest = schedule_digest(
             opened(trace.path, self.settings.skew).trace, part.members, engine
