@@ -50,6 +50,7 @@ class DiffOptions(NamedTuple):
     #: explore the orders of overlapping operations, and how much that may cost:
     explore: bool = True
     window_steps: int | None = None  # steps per distinct window; None: a share of those below
+    window_most: int | None = None  # of these: steps that a window costs at most
     steps: int | None = None  # of all windows of the trace; None: 6 million
     seconds: float | None = None  # for the whole trace
     seed: int = 0

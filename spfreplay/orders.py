@@ -46,6 +46,7 @@ class OrdersOptions(NamedTuple):
     engine: EngineOptions = EngineOptions()
     steps: int | None = None  # for each distinct window; None: a share of all_steps
     all_steps: int = ALL_STEPS
+    most: int = MOST_STEPS  # that such a share comes to
     seconds: float | None = None  # for the whole trace
     memory: int | None = None  # bytes, of each worker
     seed: int = 0
@@ -208,7 +209,7 @@ class _Explorer:
         """Explore windows until the time is over."""
         steps = self.options.steps
         if steps is None:
-            steps = share(len(distinct), self.options.all_steps)
+            steps = share(len(distinct), self.options.all_steps, self.options.most)
         options = self.options._replace(steps=steps)
         if options.notebook is not None:
             self.notebook = Notebook(options.notebook, _manner(options))
@@ -240,9 +241,9 @@ class _Explorer:
             self.progress(1)
 
 
-def share(windows: int, steps: int = ALL_STEPS) -> int:
+def share(windows: int, steps: int = ALL_STEPS, most: int = MOST_STEPS) -> int:
     """Return the steps that one of so many distinct windows may cost."""
-    return max(LEAST_STEPS, min(MOST_STEPS, steps // max(windows, 1)))
+    return min(most, max(LEAST_STEPS, steps // max(windows, 1)))
 
 
 def _told(part: Part, case: Case | None) -> ExploredPart:

@@ -125,13 +125,14 @@ def explore(
     progress: Progress | None = None,
 ) -> OrdersTold:
     """Try every order of the operations that overlap, as far as the budget goes."""
-    from spfreplay.orders import ALL_STEPS, OrdersOptions, explore_windows
+    from spfreplay.orders import ALL_STEPS, MOST_STEPS, OrdersOptions, explore_windows
     from spfreplay.races import told
 
     how = OrdersOptions(
         engine=engine_options(options),
         steps=options.window_steps,
         all_steps=options.steps or ALL_STEPS,
+        most=options.window_most or MOST_STEPS,
         seconds=options.seconds,
         seed=options.seed,
         preemptions=options.preemptions,

@@ -118,8 +118,9 @@ def check(found: Found, manner: Manner, perform: Perform) -> CheckRun:
         for protocol in manner.protocols:
             task = Task(path, manner.options._replace(protocol=protocol))
             try:
-                stated[path, protocol] = _stated(path, protocol)
-                tasks.append(task)
+                stated[path, protocol] = expected = _stated(path, protocol)
+                options = task.options._replace(window_most=expected.within)
+                tasks.append(task._replace(options=options))
             except Exception as error:
                 items[path, protocol] = _item(failure(task, error), Expectation(NOTHING_NEW))
     done, interrupted = perform(_with_steps(tasks, manner.options.steps))

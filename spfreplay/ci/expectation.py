@@ -10,6 +10,9 @@ The first clause is about spf-v11, ``under`` names another protocol.  After
 DIVERGED may come known defects and outcomes: then each is found, and nothing
 else.  A protocol without a clause has that of the protocol whose answers it
 has.  Where nothing is stated, nothing new may be found.
+
+A clause ``within 20000`` is about all protocols: what is stated holds for so many
+steps of each window, and no more are taken, whatever the budget.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ REFUSED: Final = "REFUSED"
 #: of a trace, or a protocol, that nothing is stated of
 NOTHING_NEW: Final = "nothing new"
 
+_WITHIN: Final = "within"
+
 _FIRST: Final = DiffOptions().protocol
 
 
@@ -35,10 +40,12 @@ class Expectation(NamedTuple):
 
     :param verdict: MATCH, DIVERGED, REFUSED or NOTHING_NEW.
     :param names: known defects and outcomes; of REFUSED the line.
+    :param within: steps of each window for which it is stated; None: any number.
     """
 
     verdict: str
     names: tuple[str, ...] = ()
+    within: int | None = None
 
     def __str__(self) -> str:
         return f"{self.verdict} {', '.join(self.names)}".rstrip()
@@ -56,11 +63,17 @@ def expectation_of(text: str, protocol: str, path: str = "") -> Expectation:
 
     :raises TraceError: it states what nobody understands
     """
-    stated = dict(_clause(clause, path) for clause in text.split(";") if clause.strip())
+    within, stated = None, {}
+    for clause in filter(None, map(str.strip, text.split(";"))):
+        if clause.split()[0] == _WITHIN:
+            within = _limit(clause, path)
+        else:
+            about, expected = _clause(clause, path)
+            stated[about] = expected
     name = protocol
     while name not in stated and name in definitions() and definitions()[name].answers:
         name = definitions()[name].answers
-    return stated.get(name, Expectation(NOTHING_NEW))
+    return stated.get(name, Expectation(NOTHING_NEW))._replace(within=within)
 
 
 def judged(result: DiffResult, expected: Expectation, all_count: bool = False) -> Judged:
@@ -128,6 +141,14 @@ def _limits(result: DiffResult) -> str:
     if not result.suffices:
         limits.append(f"--require {result.options.require} is not met")
     return "".join(f"; {limit}" for limit in limits)
+
+
+def _limit(text: str, path: str) -> int:
+    """Read a clause that says how many steps of a window it is all about."""
+    _, *rest = text.split()
+    if len(rest) != 1 or not rest[0].isdecimal() or not 0 < len(rest[0].lstrip("0")) <= 9:
+        raise _unclear(path, text, f"{_WITHIN} and a number of steps")
+    return int(rest[0])
 
 
 def _clause(text: str, path: str) -> tuple[str, Expectation]:

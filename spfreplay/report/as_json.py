@@ -81,6 +81,9 @@ def _diff(result: DiffResult) -> dict[str, Any]:
         "seconds": options.pop("seconds"),
         "preemptions": options.pop("preemptions"),
     }
+    most = options.pop("window_most")
+    if most is not None:
+        found["budget"]["window_most"] = most
     found["options"] = options
     found["exit_code"] = result.exit_code
     found["windows"]["in_wide_windows"] = result.windows.in_wide_windows

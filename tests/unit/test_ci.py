@@ -156,6 +156,20 @@ def test_a_baseline_is_in_the_place_of_what_is_stated(capsys, tmp_path, wrong):
     assert run(capsys, "--baseline", report, wrong / "unstated.txt")[0] == 1
 
 
+@pytest.mark.parametrize(("within", "most"), [("", 0), ("; within 3000", 3000)])
+def test_a_trace_is_looked_at_no_further_than_it_states(tmp_path, within, most):
+    path = folder_of(tmp_path, {"race.txt": stating(LONG, f"MATCH{within}")}) / "race.txt"
+    report = tmp_path / "report.json"
+    arguments = ["diff", "--ci", "-q", "-j1", "-o", os.devnull, f"--report=json={report}"]
+    for budget in ([], ["--budget=400000"]):
+        cli.main([*arguments, *budget, str(path)])
+        (result,) = json.loads(report.read_text())["results"]
+        orders = result["orders"]
+        assert result["budget"].get("window_most", 0) == most
+        assert orders["all_complete"] is not bool(most)
+        assert not most or orders["steps"] <= 2 * most
+
+
 @pytest.mark.parametrize(
     ("text", "protocol", "expected"),
     [
@@ -166,6 +180,8 @@ def test_a_baseline_is_in_the_place_of_what_is_stated(capsys, tmp_path, wrong):
         ("DIVERGED UAF_PT, WILD_PT", "spf-v11", Expectation("DIVERGED", ("UAF_PT", "WILD_PT"))),
         ("MATCH; DIVERGED under spf-fixed+M50", "spf-fixed+M50", Expectation("DIVERGED")),
         ("DIVERGED under spf-fixed UAF_PT", "spf-fixed", Expectation("DIVERGED", ("UAF_PT",))),
+        ("MATCH under spf-fixed; within 900", "spf-fixed", Expectation("MATCH", (), 900)),
+        ("within 900; MATCH under spf-fixed", "spf-v11", Expectation("nothing new", (), 900)),
     ],
 )
 def test_a_statement_is_read(text, protocol, expected):
@@ -180,6 +196,11 @@ def test_a_statement_is_read(text, protocol, expected):
         ("MATCH UAF_PT", "expected nothing behind MATCH"),
         ("DIVERGED at page 7f12", "known defects and outcomes, '7f12' is neither"),
         ("MATCH; under", "expected MATCH or DIVERGED"),
+        ("MATCH; within", "expected within and a number of steps"),
+        ("MATCH; within 0", "expected within and a number of steps"),
+        ("within -5", "expected within and a number of steps"),
+        ("within 5 under spf-fixed", "expected within and a number of steps"),
+        ("within 5000000000", "expected within and a number of steps"),
     ],
 )
 def test_a_statement_that_says_nothing_is_refused(text, complaint):
