@@ -69,8 +69,10 @@ class Layer(MutableMapping[int, V]):
 
     def __iter__(self) -> Iterator[int]:
         changed, base = self.changed, self.base
-        yield from [key for key in base if key not in changed]
-        yield from [key for key, value in changed.items() if value is not GONE]
+        keys = [key for key in base if key not in changed]
+        # All of them now: to look at what is lent on the way puts it among what changed.
+        keys += [key for key, value in changed.items() if value is not GONE]
+        return iter(keys)
 
     def difference(self) -> list[tuple[int, V]]:
         """Return (key, value or GONE) of what is not as in the base."""
