@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import EFAULT, EINVAL, ENOMEM
 
 from spfreplay_reference.calls import page_align
-from spfreplay_reference.contract import MPOL_DEFAULT, MPOL_INTERLEAVE, PAGE_SIZE
+from spfreplay_reference.contract import MPOL_DEFAULT, MPOL_WEIGHTED_INTERLEAVE, PAGE_SIZE
 from spfreplay_reference.memory import Mm
 
 U64 = 0xFFFF_FFFF_FFFF_FFFF
@@ -19,7 +19,7 @@ def mbind(mm: Mm, start: int, length: int, mode: int) -> int:
     Context: one piece under mmap_sem for writing.
     :param mode: MPOL_DEFAULT takes the policy away.
     """
-    if start % PAGE_SIZE or not MPOL_DEFAULT <= mode <= MPOL_INTERLEAVE:
+    if start % PAGE_SIZE or not MPOL_DEFAULT <= mode <= MPOL_WEIGHTED_INTERLEAVE:
         return -EINVAL
     end = (start + page_align(length)) & U64
     if end < start:

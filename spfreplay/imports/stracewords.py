@@ -38,6 +38,8 @@ _WORDS: Final[dict[int, Mapping[str, int]]] = {
     k.CALL_PKEY_MPROTECT: _names("PROT_"),
     k.CALL_MREMAP: _names("MREMAP_"),
     k.CALL_MADVISE: _names("MADV_"),
+    k.CALL_MBIND: _names("MPOL_"),
+    k.CALL_PRCTL: {"PR_SET_VMA": 0x5356_4D61},
     k.CALL_MLOCK2: _names("MLOCK_"),
     k.CALL_MLOCKALL: _names("MCL_"),
     k.CALL_CLONE: _names("CLONE_") | _CLONE_OTHERS,
@@ -160,6 +162,9 @@ def arguments(call: int, text: str) -> tuple[int, ...]:
         return (0,) * 6
     values = []
     for one in split_arguments(text)[:6]:
+        if call == k.CALL_MBIND and one.startswith("["):
+            values.append(int(one != "[]"))  # there are nodes: which ones is not told
+            continue
         opaque = one[:1] in ('"', "[", "{", "&") or one.startswith(("AT_FDCWD", "IPC_", "\\x"))
         values.append(0 if opaque else number(one, words or {}))
     return tuple([*values, 0, 0, 0, 0, 0, 0][:6])

@@ -26,10 +26,18 @@ from spfreplay_reference.contract import (
     MPOL_BIND,
     MPOL_DEFAULT,
     MPOL_INTERLEAVE,
+    MPOL_LOCAL,
     MPOL_PREFERRED,
+    MPOL_PREFERRED_MANY,
+    MPOL_WEIGHTED_INTERLEAVE,
 )
 
-MPOL_MODES: Final = (MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE)
+#: v11's kernel has those before MPOL_PREFERRED_MANY: to it the others are one more that
+#: is not MPOL_INTERLEAVE
+MPOL_MODES: Final = (
+    MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE, MPOL_LOCAL,
+    MPOL_PREFERRED_MANY, MPOL_WEIGHTED_INTERLEAVE,
+)  # fmt: skip
 
 
 def sys_mbind(

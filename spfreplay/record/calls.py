@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from errno import EFAULT, EIO
 from typing import Final
 
 from spfreplay.record import catalog as k
@@ -11,6 +12,7 @@ from spfreplay.record.procfs import MapLine
 from spfreplay.record.rows import Rows
 from spfreplay.record.tasks import Mapping, MmState, Task, Token
 from spfreplay.trace.events import EV_NO_RESULT
+from spfreplay.trace.missing import UNMODELLED
 from spfreplay_reference import contract as c
 
 #: CALL_* -> (OP_*, number of arguments taken over as they are)
@@ -32,6 +34,9 @@ SHM_DEVICE: Final = (0, 1)
 _SHM_RDONLY: Final = 0o10000
 _SHM_REMAP: Final = 0o40000
 _SHM_EXEC: Final = 0o100000
+_PR_SET_VMA: Final = 0x5356_4D61
+#: MPOL_F_STATIC_NODES, MPOL_F_RELATIVE_NODES, MPOL_F_NUMA_BALANCING
+_MPOL_MODE_FLAGS: Final = 0xE000
 
 
 def _failed(ret: int) -> bool:
@@ -69,10 +74,13 @@ class CallWriter:
             self._shmat(task, ts, ret)
         elif call == k.CALL_SHMDT:
             self._shmdt(task, ts, ret)
+        elif call == k.CALL_MBIND:
+            self._mbind(task, ts, ret, flags)
         else:
             plain = _PLAIN.get(call)
             if plain is None:
-                self._counts[f"unmodelled {k.CALL_NAMES[call]}"] += 1
+                if not _failed(ret) and (call != k.CALL_PRCTL or args[0] == _PR_SET_VMA):
+                    self._counts[f"{UNMODELLED}{k.CALL_NAMES[call]}"] += 1
                 return
             op, count = plain
             values = (*args[:count], 0, 0, 0, 0, 0, 0)[:6]
@@ -152,6 +160,19 @@ class CallWriter:
             mapping.learn((*SHM_DEVICE, segment))
         self.mappings.append(mapping)
         mm.maps.add(ret, ret + c.PAGE_SIZE, 0, mapping)
+
+    def _mbind(self, task: Task, ts: int, ret: int, flags: int) -> None:
+        """Write a policy down; which nodes it names only the program's memory tells."""
+        addr, length, mode, nodes = task.args[:4]
+        if _failed(ret) and ret not in (-EFAULT, -EIO):
+            self._counts["mbind without effect"] += 1
+            return
+        if ret == -EIO:  # MPOL_MF_STRICT: the policy is set, pages stay where they are
+            ret, flags = c.RET_UNKNOWN, flags | EV_NO_RESULT
+        mode &= ~_MPOL_MODE_FLAGS
+        if mode == c.MPOL_PREFERRED and not nodes:
+            mode = c.MPOL_LOCAL
+        self._emit(task, ts, c.OP_MBIND, flags, (addr, length, mode, 0, 0, 0), ret)
 
     def learn_shm(self, mapping: Mapping, line: MapLine) -> None:
         """Note the length of an attached segment, as maps shows it."""

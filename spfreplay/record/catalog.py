@@ -49,28 +49,31 @@ CALL_SHMDT: Final = 13
 CALL_PROCESS_MADVISE: Final = 14
 CALL_REMAP_FILE_PAGES: Final = 15
 CALL_USERFAULTFD: Final = 16
-LAST_VM_CALL: Final = 16
-CALL_CLONE: Final = 17
-CALL_CLONE3: Final = 18
-CALL_FORK: Final = 19
-CALL_VFORK: Final = 20
-LAST_CLONE_CALL: Final = 20
-CALL_EXECVE: Final = 21
-CALL_EXECVEAT: Final = 22
-LAST_EXEC_CALL: Final = 22
+CALL_MBIND: Final = 17
+CALL_MSEAL: Final = 18
+CALL_PRCTL: Final = 19  # PR_SET_VMA names areas, which keeps them apart
+LAST_VM_CALL: Final = 19
+CALL_CLONE: Final = 20
+CALL_CLONE3: Final = 21
+CALL_FORK: Final = 22
+CALL_VFORK: Final = 23
+LAST_CLONE_CALL: Final = 23
+CALL_EXECVE: Final = 24
+CALL_EXECVEAT: Final = 25
+LAST_EXEC_CALL: Final = 25
 # Calls that give a descriptor: which mmaps map the same file.
-CALL_OPENAT: Final = 23
-CALL_OPEN: Final = 24
-CALL_OPENAT2: Final = 25
-CALL_CREAT: Final = 26
-CALL_MEMFD_CREATE: Final = 27
-CALL_DUP2: Final = 28
-CALL_DUP3: Final = 29
-LAST_OPEN_CALL: Final = 29
-CALL_CLOSE: Final = 30
-CALL_SHMGET: Final = 31  # the only place that tells a segment's size
-CALL_FTRUNCATE: Final = 32
-CALL_TRUNCATE: Final = 33
+CALL_OPENAT: Final = 26
+CALL_OPEN: Final = 27
+CALL_OPENAT2: Final = 28
+CALL_CREAT: Final = 29
+CALL_MEMFD_CREATE: Final = 30
+CALL_DUP2: Final = 31
+CALL_DUP3: Final = 32
+LAST_OPEN_CALL: Final = 32
+CALL_CLOSE: Final = 33
+CALL_SHMGET: Final = 34  # the only place that tells a segment's size
+CALL_FTRUNCATE: Final = 35
+CALL_TRUNCATE: Final = 36
 
 CALL_NAMES: Final = (
     "mmap",
@@ -90,6 +93,9 @@ CALL_NAMES: Final = (
     "process_madvise",
     "remap_file_pages",
     "userfaultfd",
+    "mbind",
+    "mseal",
+    "prctl",
     "clone",
     "clone3",
     "fork",

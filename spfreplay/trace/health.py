@@ -33,7 +33,7 @@ from spfreplay.trace.events import (
     EV_UNORDERED,
     Columns,
 )
-from spfreplay.trace.missing import GAPS, missing_of
+from spfreplay.trace.missing import GAPS, UNMODELLED, missing_of
 from spfreplay_reference.contract import (
     FILE_UNKNOWN,
     MM_NONE,
@@ -258,11 +258,28 @@ class Examination:
         if isinstance(missed, int) and missed > 0:
             text = f"{_number(missed, 'checkpoint')} could not be taken"
             yield Finding("B", "missed-checkpoints", missed, text)
+        yield from self._unmodelled()
         for name, count in missing_of(self.tables.header.facts).items():
             grade, text = GAPS[name]
             yield Finding(grade, name, count, text.format(f"{count:,}"))
         if not self.ops[OP_CHECKPOINT]:
             yield Finding("B", "no-checkpoints", 0, "no checkpoint to verify the replay with")
+
+    def _unmodelled(self) -> Iterator[Finding]:
+        """Yield the calls that change memory and that no engine models."""
+        counts: Any = self.tables.header.facts.get("counts")
+        if not isinstance(counts, dict):
+            return
+        calls = {
+            name.removeprefix(UNMODELLED): count
+            for name, count in sorted(counts.items())
+            if name.startswith(UNMODELLED) and isinstance(count, int) and count > 0
+        }
+        if calls:
+            number = sum(calls.values())
+            told = ", ".join(f"{call} {count:,}" for call, count in calls.items())
+            text = f"{_number(number, 'call')} that neither engine models: {told}"
+            yield Finding("C", "unmodelled-calls", number, text)
 
 
 def _where(columns: Columns, op: int) -> Iterator[int]:

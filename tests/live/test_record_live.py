@@ -13,7 +13,9 @@ from tracing import cannot_record
 from spfreplay.errors import CannotError
 from spfreplay.record.recorder import RecordOptions, record
 from spfreplay.record.tracefs import find_tracefs
+from spfreplay.trace.container import open_trace, write_trace
 from spfreplay.trace.events import EV_NO_EFFECT
+from spfreplay.verify import verify_trace
 from spfreplay_reference import contract as c
 
 pytestmark = [
@@ -28,7 +30,7 @@ CLI = [sys.executable, "-c", "from spfreplay.cli.record import record; record()"
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
-    for name in ("cstress", "faultheavy", "forkcow", "thp", "gup", "mainexit"):
+    for name in ("cstress", "faultheavy", "forkcow", "thp", "gup", "mainexit", "policies"):
         source = PROGRAMS / f"{name}.c"
         subprocess.run(["gcc", "-O1", "-pthread", "-o", folder / name, source], check=True)
     return folder
@@ -139,6 +141,24 @@ def test_a_process_with_threads_has_one_exit_checkpoint(programs, way, follow):
     recording = record([str(programs / "mainexit"), way], options)
     assert [one.reason for one in recording.tables.checkpoints] == ["exec", "exit"]
     assert recording.tables.header.facts["missed_checkpoints"] == 0
+
+
+def test_policies_keep_areas_apart_as_the_kernel_shows_them(programs, tmp_path):
+    recording = record([str(programs / "policies")])
+    events = events_of(recording)
+    assert recording.status == 0
+    path = tmp_path / "policies.bin"
+    write_trace(path, recording.tables, events)
+    trace = open_trace(path)
+    calls = [one.a2 for one in events if one.op == c.OP_MBIND]
+    assert calls == [
+        c.MPOL_INTERLEAVE, c.MPOL_PREFERRED, c.MPOL_LOCAL, c.MPOL_BIND, c.MPOL_DEFAULT,
+        c.MPOL_BIND,
+    ]  # fmt: skip
+    verified = verify_trace(trace)
+    assert len(verified.checkpoints) == 4  # at exec and at exit, of two engines
+    assert [each.region_misses for each in verified.checkpoints] == [0] * 4
+    assert verified.mismatches == (("locked", 0), ("spf-v11", 0))
 
 
 def test_a_reservation_of_terabytes_is_read_in_no_time():

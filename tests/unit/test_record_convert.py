@@ -478,3 +478,48 @@ def test_an_mmap_with_an_unaligned_offset_is_counted_only():
     story.call(100, k.CALL_MMAP, (0, 4096, RW, c.MAP_PRIVATE, 3, 0x1001), -22)
     assert story.without_exec() == []
     assert story.converter.counts["mmaps with an unaligned offset"] == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "ret", "mode"),
+    [
+        ((0x7000, 4096, 3, 0x99, 64, 0), 0, c.MPOL_INTERLEAVE),
+        ((0x7000, 4096, 2 | 1 << 15, 0x99, 64, 0), 0, c.MPOL_BIND),
+        ((0x7000, 4096, 1, 0x99, 64, 0), 0, c.MPOL_PREFERRED),
+        ((0x7000, 4096, 1, 0, 0, 0), 0, c.MPOL_LOCAL),
+        ((0x7000, 0x9000, 2, 0x99, 64, 0), -14, c.MPOL_BIND),
+        ((0x7000, 4096, 2, 0x99, 64, 2), -5, c.MPOL_BIND),
+    ],
+)
+def test_a_policy_is_known_by_its_mode(args, ret, mode):
+    story = Story()
+    story.call(100, k.CALL_MBIND, args, ret)
+    (call,) = story.without_exec()
+    assert (call.op, call.a0, call.a1, call.a2) == (c.OP_MBIND, *args[:2], mode)
+    # EIO: the policy is set, though pages did not move
+    assert call.ret == (c.RET_UNKNOWN if ret == -5 else ret)
+    assert bool(call.flags & EV_NO_RESULT) == (ret == -5)
+
+
+def test_a_policy_that_the_kernel_refuses_for_its_nodes_is_counted_only():
+    story = Story()
+    story.call(100, k.CALL_MBIND, (0x7000, 4096, 2, 0x99, 64, 0), -22)
+    assert story.without_exec() == []
+    assert story.converter.counts["mbind without effect"] == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "ret", "counted"),
+    [
+        (k.CALL_MSEAL, (0x7000, 4096), 0, {"unmodelled mseal": 1}),
+        (k.CALL_MSEAL, (0x7000, 4096), -1, {}),
+        (k.CALL_PRCTL, (0x53564D61, 0, 0x7000, 4096), 0, {"unmodelled prctl": 1}),
+        (k.CALL_PRCTL, (15, 0x7000), 0, {}),
+    ],
+)
+def test_what_no_engine_models_is_counted_where_it_had_an_effect(call, args, ret, counted):
+    story = Story()
+    story.call(100, call, args, ret)
+    assert story.without_exec() == []
+    found = {name: n for name, n in story.converter.counts.items() if "unmodelled" in name}
+    assert found == counted

@@ -88,6 +88,12 @@ def test_a_sound_recording_gets_the_best_grade(tmp_path):
             TABLES,
         ),
         ("C", ("unknown-threads", 1), [*START, FAULT._replace(tid=9, t=50), END], TABLES),
+        (
+            "C",
+            ("unmodelled-calls", 3),
+            SOUND,
+            with_header(facts={"counts": {"gaps": 7, "unmodelled a": 1, "unmodelled b": 2}}),
+        ),
         ("B", ("estimated-ends", 1), [EXEC, ESTIMATED, END], TABLES),
         ("B", ("missed-checkpoints", 2), SOUND, with_header(facts={"missed_checkpoints": 2})),
         ("B", ("no-checkpoints", 0), START, TABLES),
