@@ -62,6 +62,7 @@ from spfreplay_reference.contract import (
     PG_DIRTY,
     PG_SHARED,
     PG_WRITE,
+    VM_WRITE,
     FileFacts,
     InitialImage,
     Region,
@@ -256,6 +257,10 @@ def set_pages(mm: MmStruct, image: InitialImage) -> None:
         elif pte >> PTE_CLASS_SHIFT == CLASS_ANON and pte & PTE_PRESENT:
             page = pfn_to_page(mm.kernel, pte >> PTE_PFN_SHIFT)
             page.content = contents.get(vpn, page.content)
+            if not bits & PG_WRITE and is_writable(mm, vpn):  # it was shared once
+                page.anon_exclusive = False
+                if isinstance(entry, int):
+                    mm.kernel.compounds[entry >> PTE_PFN_SHIFT >> 9].anon_exclusive = False
             if bits & PG_SHARED and not isinstance(entry, int):
                 pte = share(mm, page, frames.get(vpn), pte)
         elif is_slot_entry(pte):
@@ -265,6 +270,12 @@ def set_pages(mm: MmStruct, image: InitialImage) -> None:
         elif not slot:
             table = upper_of(mm, vpn, 2)
             table.entries[vpn >> 9 & 511] = with_bits(pte, bits)
+
+
+def is_writable(mm: MmStruct, vpn: int) -> bool:
+    """Does the VMA of a page allow to write to it?"""
+    vma = mm.mm_rb.find(vpn << 12)
+    return vma is not None and bool(vma.vm_flags & VM_WRITE)
 
 
 def with_bits(pte: int, bits: int) -> int:
