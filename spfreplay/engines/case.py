@@ -51,13 +51,21 @@ class Case:
 
         :raises ModelError: the prelude cannot be played
         """
-        window_form = replace_form(options or EngineOptions())
-        engines: list[Any] = []
-        for protocol in (window_form.protocol, "locked"):
-            engine = make_engine(protocol, self.tables, window_form)
-            Player(engine, self.tables).play(self.prelude, 0, len(self.prelude))
-            engines.append(engine)
-        return engines[0], engines[1]
+        locked: LockedKernel = self._played("locked", options)
+        return self.speculative(options), locked
+
+    def speculative(self, options: EngineOptions | None = None) -> SpeculativeKernel:
+        """Return the engine under test alone, where the window starts.
+
+        :raises ModelError: the prelude cannot be played
+        """
+        kernel: SpeculativeKernel = self._played((options or EngineOptions()).protocol, options)
+        return kernel
+
+    def _played(self, protocol: str, options: EngineOptions | None) -> Any:
+        engine = make_engine(protocol, self.tables, replace_form(options or EngineOptions()))
+        Player(engine, self.tables).play(self.prelude, 0, len(self.prelude))
+        return engine
 
 
 def replace_form(options: EngineOptions) -> EngineOptions:

@@ -20,15 +20,17 @@ from spfreplay.fuzz.draft import Draft
 from spfreplay.fuzz.grammar import RECORD, decode
 from spfreplay.fuzz.mutators import mutated
 from spfreplay.fuzz.settle import MOST_EVENTS, completed
-from spfreplay.fuzz.trial import Quick, Thorough, Window, trace_of, try_once
+from spfreplay.fuzz.trial import Quick, Thorough, Window, is_narrow, trace_of, try_once
 from spfreplay.pipeline import diff_trace
 from spfreplay.races import Kind, kind_of
 from spfreplay.signature import RECORDED
 
 #: share of what is explored though its one order showed nothing new
 _CURIOUS: Final = 0.08
+#: orders in which many that meet are tried, before they are explored or not
+_ORDERS: Final = 3
 #: share that is made of random bytes, not of other traces
-_FRESH: Final = 0.35
+_FRESH: Final = 0.5
 #: A planted bug may make an engine follow what is not there, as far as it goes.
 _CANNOT_PLAY: Final = (
     SpfreplayError, LookupError, ArithmeticError, TypeError, AttributeError,
@@ -128,7 +130,7 @@ class _Batch:
         """Return a new trace: of random bytes, or of one or two of the parents."""
         rng, parents = self.rng, self.job.parents
         if not parents or rng.random() < _FRESH:
-            return decode(rng.randbytes(2 + RECORD * rng.choice((2, 2, 3, 3, 4, 5))))
+            return decode(rng.randbytes(2 + RECORD * rng.choice((2, 2, 2, 3, 3, 4))))
         first = parents[int(len(parents) * max(rng.random(), rng.random()))]
         return mutated(first, rng.choice(parents), rng)
 
@@ -136,12 +138,15 @@ class _Batch:
         seed = self.rng.getrandbits(40)
         curious = self.rng.random() < _CURIOUS
         self.done.tried += 1
+        if is_narrow(draft):
+            self._explore(draft)
+            return
         try:
-            quick = try_once(draft, seed, self.job.engine)
+            quick = try_once(draft, seed, self.job.engine, _ORDERS)
         except _CANNOT_PLAY as error:
             self._refuse(error)
             return
-        if quick is not None and (quick.illegal or curious or self._is_new(quick)):
+        if quick is not None and (quick.wrong or curious or self._is_new(quick)):
             self._explore(draft)
 
     def _is_new(self, quick: Quick) -> bool:

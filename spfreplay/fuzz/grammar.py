@@ -22,22 +22,32 @@ from spfreplay.fuzz.draft import (
     MM_OF,
     PARENTS,
     SHARED_MM,
-    START_BRK,
     STEP,
     Draft,
     opening,
     tables_of,
 )
 from spfreplay.fuzz.scenes import SCENES
-from spfreplay.fuzz.verbs import TEMPLATES, Arguments, Mapping
+from spfreplay.fuzz.verbs import (
+    MEETS_ACCESS,
+    MEETS_CALL,
+    NOWHERE,
+    TEMPLATES,
+    Arguments,
+    Mapping,
+    Templates,
+)
 from spfreplay.trace.events import Event
-from spfreplay_reference.contract import OP_FORK
+from spfreplay_reference.contract import OP_ACCESS, OP_FORK, OP_MREMAP
 
 RECORD: Final = 4
 #: records beyond these are not looked at
 MOST_RECORDS: Final = 16
 #: events that overlap
 WIDEST: Final = 6
+#: of so many events that overlap, below which the second byte of a record says that the
+#: next one does not: rather two, which can be explored in every order
+_ALONE: Final = (0, 32, 160, 208, 208, 208, 208)
 #: ns that an operation takes; of a group that overlaps the last of each thread ends last
 _SLOT: Final = 100
 _FIRST_GROUP: Final = 1_000_000
@@ -65,25 +75,56 @@ def decode(data: bytes) -> Draft:
     end = min(len(data), 2 + RECORD * MOST_RECORDS)
     for at in range(2, end - RECORD + 1, RECORD):
         op, who, where, how = data[at : at + RECORD]
-        if group and (not who & 0xC0 or len(group) == WIDEST):
+        if group and (who < _ALONE[len(group)] or len(group) == WIDEST):
             groups += 1
             if _flush(events, group, groups) and not forked:
                 forked = True
                 tids += CHILDREN
                 events.append(_second_child(events[-1]))
             group = []
-        number, build = TEMPLATES[op]
-        arguments = build(maps, where, how)
+        number, build = _templates(group)[op]
+        arguments = build(maps, _near(group, who), where, how)
         if number == OP_FORK:
             if forked or any(each[1] == OP_FORK for each in group):
                 continue
             tid = PARENTS[who % threads]
         else:
             tid = tids[who % len(tids)]
+        if len(group) == 1 and tid == group[0][0] and who & 0x18:  # to meet, it takes two
+            tid = tids[(who + 1) % len(tids)]
+        elif len(group) > 1 and who & 0x10:  # who has called looks at what came of it
+            tid = group[_caller(group)][0]
         group.append((tid, number, arguments))
     if group:
         forked = _flush(events, group, groups + 1) or forked
     return Draft(tables_of(threads, forked), events)
+
+
+_Group = list[tuple[int, int, Arguments]]
+
+
+def _templates(group: _Group) -> Templates:
+    """Return what comes next: rather an access where there is none, rather a call where
+    there are no others.
+    """
+    if not group:
+        return TEMPLATES
+    return MEETS_ACCESS if all(each[1] == OP_ACCESS for each in group) else MEETS_CALL
+
+
+def _caller(group: _Group) -> int:
+    """Return the place of the first call in a group; of the first access if there is none."""
+    return next((n for n, each in enumerate(group) if each[1] != OP_ACCESS), 0)
+
+
+def _near(group: _Group, who: int) -> int:
+    """Return the page where the others are; of a move one of two.  -1: there are none."""
+    if not group:
+        return -1
+    _, op, arguments = group[0]
+    if op in NOWHERE:
+        return -1
+    return arguments[4] if op == OP_MREMAP and arguments[4] and who & 0x20 else arguments[0]
 
 
 def _flush(events: list[Event], group: list[tuple[int, int, Arguments]], place: int) -> bool:
@@ -129,7 +170,7 @@ def _second_child(last: Event) -> Event:
 def _opened(threads: int, scene: int) -> tuple[list[Event], list[Mapping], bool]:
     """Return the events of a scene, its mappings, and whether there is a child."""
     found = list(opening(threads))
-    maps: list[Mapping] = [(START_BRK, 2)]
+    maps: list[Mapping] = []
     forked = False
     for tid, op, arguments in SCENES[scene](maps):
         t = (len(found) + 1) * STEP

@@ -14,7 +14,15 @@ from typing import Final, TypeAlias
 
 from spfreplay.fuzz.draft import SHARED_MM, STEP, Draft
 from spfreplay.fuzz.settle import MOST_EVENTS, settled
-from spfreplay.fuzz.verbs import TABLE, TEMPLATES, Build, Mapping
+from spfreplay.fuzz.verbs import (
+    MEETS_ACCESS,
+    MEETS_CALL,
+    NOWHERE,
+    TABLE,
+    TEMPLATES,
+    Build,
+    Mapping,
+)
 from spfreplay.trace.events import Event
 from spfreplay_reference.contract import (
     CLONE_VM,
@@ -22,10 +30,8 @@ from spfreplay_reference.contract import (
     OP_ACCESS,
     OP_EXEC,
     OP_FORK,
-    OP_MLOCKALL,
     OP_MMAP,
     OP_MREMAP,
-    OP_MUNLOCKALL,
     PAGE_SHIFT,
     PAGE_SIZE,
     RET_UNKNOWN,
@@ -34,8 +40,6 @@ from spfreplay_reference.contract import (
 Mutator: TypeAlias = Callable[[random.Random, list[Event], Sequence[Event]], list[Event]]
 
 _SHIFTS: Final = (1, -1, 1, -1, 2, -2, 4, TABLE >> PAGE_SHIFT, -(TABLE >> PAGE_SHIFT))
-#: operations that are not at an address
-_NOWHERE: Final = frozenset({OP_EXEC, OP_FORK, OP_MLOCKALL, OP_MUNLOCKALL})
 _SLOT: Final = 100
 _ARGUMENTS: Final = ("a0", "a1", "a2", "a3", "a4", "a5")
 
@@ -109,15 +113,18 @@ def insert(rng: random.Random, events: list[Event], other: Sequence[Event]) -> l
     tids = tids_of(events)
     if not tids:
         return events
-    op, build = rng.choice(TEMPLATES)
-    maps = mappings_of(events)
-    *arguments, ret = build(maps, rng.randrange(256), rng.randrange(256))
     at = _pick(rng, events)
+    near, templates = -1, TEMPLATES
     if at >= 0 and rng.random() < 0.8:
         enter, exit_ = events[at].enter, events[at].exit
+        near = events[at].a0 if events[at].op not in NOWHERE else -1
+        templates = MEETS_ACCESS if events[at].op == OP_ACCESS else MEETS_CALL
     else:
         enter = _end(events) + STEP
         exit_ = enter + _SLOT
+    op, build = rng.choice(templates)
+    maps = mappings_of(events)
+    *arguments, ret = build(maps, near, rng.randrange(256), rng.randrange(256))
     tid = rng.choice(tids)
     if op == OP_FORK:
         arguments[:2] = [max(tids) + 1, max(event.mm for event in events[1:]) + 1]
@@ -185,7 +192,7 @@ def move_in_space(
 ) -> list[Event]:
     """Let an operation go to another place: near by, or where another one goes."""
     at = _pick(rng, events)
-    if at < 0 or events[at].op in _NOWHERE:
+    if at < 0 or events[at].op in NOWHERE:
         return events
     event = events[at]
     if rng.random() < 0.5:
@@ -212,9 +219,9 @@ def change_flags(
         return events
     event = events[at]
     build = rng.choice(_BUILDERS[event.op])
-    _, a1, a2, a3, a4, a5, _ = build(
-        mappings_of(events), rng.randrange(256), rng.randrange(256)
-    )
+    maps = mappings_of(events)
+    near = -1 if event.op in NOWHERE else event.a0
+    _, a1, a2, a3, a4, a5, _ = build(maps, near, rng.randrange(256), rng.randrange(256))
     changed = event._replace(a1=a1, a2=a2, a3=a3, a4=a4, a5=a5)
     if event.op == OP_MMAP:
         changed = changed._replace(ret=event.a0)
@@ -252,17 +259,43 @@ def another_thread(
 def again(rng: random.Random, events: list[Event], other: Sequence[Event]) -> list[Event]:
     """Touch the page of an event once more, after it: a later observer."""
     at = _pick(rng, events)
-    if at < 0 or events[at].op in _NOWHERE:
+    if at < 0 or events[at].op in NOWHERE:
         return events
     event = events[at]
-    code = rng.choice(_BUILDERS[OP_ACCESS])(mappings_of(events), 0, 0)[1]
+    code = rng.choice(_BUILDERS[OP_ACCESS])(mappings_of(events), -1, 0, 0)[1]
     enter = rng.choice((event.enter, event.exit + 1))
     tid = rng.choice(tids_of(events))
     access = Event(enter, enter, event.exit + _SLOT, 0, tid, 0, OP_ACCESS, a0=event.a0, a1=code)
     return [*events, access]
 
 
+def observe(rng: random.Random, events: list[Event], other: Sequence[Event]) -> list[Event]:
+    """Let who has done something look at the page of another event that is still under way."""
+    at = _pick(rng, events)
+    if at < 0:
+        return events
+    mine = events[at]
+    others = [
+        n
+        for n in free(events)
+        if events[n].tid != mine.tid
+        and events[n].enter <= mine.exit
+        and mine.enter <= events[n].exit
+    ]
+    if not others:
+        return events
+    theirs = rng.choice(others)
+    place = rng.choice(
+        [each for each in (mine, events[theirs]) if each.op not in NOWHERE] or [mine]
+    )
+    code = rng.choice(_BUILDERS[OP_ACCESS])(mappings_of(events), -1, 0, 0)[1]
+    enter, exit_ = mine.exit + 1, mine.exit + 1 + _SLOT
+    look = Event(enter, enter, exit_, 0, mine.tid, 0, OP_ACCESS, a0=place.a0, a1=code)
+    late = events[theirs]._replace(exit=max(events[theirs].exit, exit_))
+    return [*events[:theirs], late, *events[theirs + 1 :], look]
+
+
 MUTATORS: Final[tuple[Mutator, ...]] = (
     insert, insert, delete, splice, move_in_time, overlap, overlap, move_in_space,
-    change_flags, change_flags, add_thread, another_thread, again,
+    change_flags, change_flags, add_thread, another_thread, again, observe,
 )  # fmt: skip

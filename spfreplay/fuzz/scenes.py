@@ -101,9 +101,9 @@ def swapped(maps: list[Mapping]) -> Iterator[Line]:
     """Map eight pages, some in memory and some swapped out."""
     yield _keeper()
     yield _map(maps, BASE, 8)
-    for page in (0, 1, 3):
+    for page in (0, 1, 6):
         yield _access(BASE + page * PAGE)
-    for page in (0, 3):
+    for page in (0, 6):
         yield _call(c.OP_SWAP_OUT, BASE + page * PAGE)
 
 
@@ -123,11 +123,17 @@ def huge(maps: list[Mapping]) -> Iterator[Line]:
     yield _access(BASE)
 
 
+def shared_huge(maps: list[Mapping]) -> Iterator[Line]:
+    """Fork, with a huge page that both processes then share."""
+    yield from huge(maps)
+    yield _call(c.OP_FORK, CHILDREN[0], 1)
+
+
 def small_in_huge(maps: list[Mapping]) -> Iterator[Line]:
     """Map two megabytes with a page or two in them, for khugepaged to collapse."""
     yield _map(maps, BASE, c.PTRS_PER_PTE)
     yield _access(BASE)
-    yield _access(BASE + PAGE)
+    yield _access(BASE + PAGE, code=c.X86_PF_USER)
 
 
 def files(maps: list[Mapping]) -> Iterator[Line]:
@@ -179,8 +185,59 @@ def locked(maps: list[Mapping]) -> Iterator[Line]:
     yield _call(c.OP_MLOCK, BASE, 2 * PAGE)
 
 
+def in_swap_cache(maps: list[Mapping]) -> Iterator[Line]:
+    """Fork, with a page that is swapped out; then one process reads it again."""
+    yield _map(maps, BASE, 4)
+    yield _access(BASE)
+    yield _call(c.OP_FORK, CHILDREN[0], 1)
+    yield _call(c.OP_SWAP_OUT, BASE)
+    yield _access(BASE, code=c.X86_PF_USER)
+
+
+def untouched(maps: list[Mapping]) -> Iterator[Line]:
+    """Map pages without an anon_vma next to some that have one, and differ in rights."""
+    yield _keeper()
+    yield _map(maps, BASE + 2 * PAGE, 2)
+    yield _access(BASE + 2 * PAGE)
+    yield _call(c.OP_MPROTECT, BASE + 2 * PAGE, 2 * PAGE, _R, -1)
+    yield _map(maps, BASE, 2)
+    yield _access(BASE + PAGE, code=c.X86_PF_USER)
+
+
+def moved(maps: list[Mapping]) -> Iterator[Line]:
+    """Map four pages elsewhere, and move them: their indexes are of another place."""
+    yield _keeper()
+    yield _map([], BASE + 32 * PAGE, 4)
+    yield _access(BASE + 32 * PAGE)
+    maps.append((BASE, 4))
+    flags = c.MREMAP_MAYMOVE | c.MREMAP_FIXED
+    yield _call(c.OP_MREMAP, BASE + 32 * PAGE, 4 * PAGE, 4 * PAGE, flags, BASE)
+
+
+def monitored(maps: list[Mapping]) -> Iterator[Line]:
+    """Map four pages, of which a userfaultfd is told; one is there."""
+    yield _keeper()
+    yield _map(maps, BASE, 4)
+    yield _access(BASE)
+    yield _call(c.OP_UFFD_REGISTER, BASE, 4 * PAGE, c.UFFD_MISSING)
+
+
+def hinted_with_policy(maps: list[Mapping]) -> Iterator[Line]:
+    """Map four pages with a memory policy, and with NUMA hints."""
+    yield from policies(maps)
+    yield _call(c.OP_NUMA_HINT, BASE, 4 * PAGE)
+
+
+def left_to_child(maps: list[Mapping]) -> Iterator[Line]:
+    """Fork; of the pages that were shared, one is copied and one given up."""
+    yield from forked(maps)
+    yield _access(BASE)
+    yield _call(c.OP_MADVISE, BASE + PAGE, PAGE, c.MADV_DONTNEED)
+
+
 #: the number of a scene is its place here: new ones go to the end
 SCENES: Final[tuple[Scene, ...]] = (
     touched, alone, last_in_table, across, neighbours, forked, swapped, zeroes, huge,
-    small_in_huge, files, heap, stack, policies, hinted, locked,
+    small_in_huge, files, heap, stack, policies, hinted, locked, in_swap_cache, untouched,
+    moved, monitored, hinted_with_policy, left_to_child, shared_huge,
 )  # fmt: skip
