@@ -68,7 +68,8 @@ RELAXATIONS: Final = {
     DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
     PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
     GIVES_UP: "reclaim or migration comes to nothing while another call runs",
-    MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration",
+    MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration, "
+    "MADV_FREE passes it over",
     LATE: "the fault of a fetch that a page has refused comes when the page is gone",
     IN_VAIN: "a fault that finds its page mapped has prepared or mapped others all the same",
 }

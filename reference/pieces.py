@@ -79,6 +79,7 @@ from spfreplay_reference.contract import (
     OUTCOME_MASK,
     PAGE_SHIFT,
     PAGE_SIZE,
+    PG_DIRTY,
     PG_EXEC,
     PG_HUGE,
     PG_NOACCESS,
@@ -379,15 +380,23 @@ def split_ends(kernel: LockedKernel, each: Operation) -> bool:
 
 
 def _migrate_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
-    """Put an entry in a page's place, then the page; ``doing.error``: the rights before."""
+    """Put an entry in a page's place, then the page.
+
+    ``doing.error``: twice the rights before, and one more if the page was dirty:
+    MADV_FREE passes over an entry.
+    """
     mm = kernel._mm(each.mm)
     area, vpn = mm.space.at(each.args[0]), each.args[0] >> PAGE_SHIFT
     rights = area.flags & (VM_ACCESS | VM_WRITE) if area is not None else 0
     if not doing.pieces:
-        return Doing(1, rights)
+        dirty = bool(mm.bits.get(vpn, 0) & PG_DIRTY)
+        return Doing(1, rights << 1 | dirty)
     result = _call(kernel, each)
-    if not result and rights != doing.error:
+    if not result and rights != doing.error >> 1:
         mm.bits[vpn] &= ~PG_WRITE
+    if not result and doing.error & 1 and not mm.bits[vpn] & PG_DIRTY:
+        mm.bits[vpn] |= PG_DIRTY
+        mm.frames[vpn].lazy = False
     return result
 
 

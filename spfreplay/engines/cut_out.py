@@ -188,11 +188,10 @@ def images_of(
     """Return the image of each address space, those that share a frame with one included."""
     mms = kernel.kernel.mms
     images = {mm: window_image(mms[mm], some) for mm, some in ranges.items()}
+    no_huge_page_is_shared(images)
     shared = {name: vpn for image in images.values() for vpn, name in image.frames}
     if not shared:
         return images
-    if any(bits & PG_HUGE and bits & PG_SHARED for i in images.values() for _, bits in i.pages):
-        raise CannotCut("a huge page that two address spaces share")
     for mm in mms:
         theirs = [(vpn, vpn + 1) for vpn in set(shared.values())]
         found = window_image(mms[mm], theirs)
@@ -200,10 +199,21 @@ def images_of(
         if also:
             merged = joined(kernel, mm, [*ranges.get(mm, []), *also])
             images[mm] = window_image(mms[mm], merged)
+    no_huge_page_is_shared(images)
     seen = Counter(name for image in images.values() for _, name in image.frames)
     if any(seen[name] < times_mapped(kernel.kernel, name) for name in shared):
         raise CannotCut("a page that another address space has elsewhere")
     return images
+
+
+def no_huge_page_is_shared(images: dict[int, InitialImage]) -> None:
+    """Refuse what an image cannot say.
+
+    :raises CannotCut: a huge page that two address spaces share
+    """
+    for image in images.values():
+        if any(bits & PG_HUGE and bits & PG_SHARED for _, bits in image.pages):
+            raise CannotCut("a huge page that two address spaces share")
 
 
 def maps_its_pages(image: InitialImage) -> bool:

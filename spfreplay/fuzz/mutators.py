@@ -285,9 +285,10 @@ def observe(rng: random.Random, events: list[Event], other: Sequence[Event]) -> 
     if not others:
         return events
     theirs = rng.choice(others)
-    place = rng.choice(
-        [each for each in (mine, events[theirs]) if each.op not in NOWHERE] or [mine]
-    )
+    places = [each for each in (mine, events[theirs]) if each.op not in NOWHERE]
+    if not places:
+        return events
+    place = rng.choice(places)
     code = rng.choice(_BUILDERS[OP_ACCESS])(mappings_of(events), -1, 0, 0)[1]
     enter, exit_ = mine.exit + 1, mine.exit + 1 + _SLOT
     look = Event(enter, enter, exit_, 0, mine.tid, 0, OP_ACCESS, a0=place.a0, a1=code)

@@ -101,9 +101,9 @@ def swapped(maps: list[Mapping]) -> Iterator[Line]:
     """Map eight pages, some in memory and some swapped out."""
     yield _keeper()
     yield _map(maps, BASE, 8)
-    for page in (0, 1, 6):
+    for page in (0, 1, 4, 6, 7):
         yield _access(BASE + page * PAGE)
-    for page in (0, 6):
+    for page in (0, 4, 6, 7):
         yield _call(c.OP_SWAP_OUT, BASE + page * PAGE)
 
 

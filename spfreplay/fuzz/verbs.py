@@ -76,7 +76,7 @@ def _page(maps: list[Mapping], near: int, where: int) -> tuple[int, int, int]:
 
 def _range(maps: list[Mapping], near: int, where: int, how: int) -> tuple[int, int]:
     """Return an address and a length in bytes: of a mapping that a page divides, what
-    is on one side of it; all of it; or so many pages.
+    is on one side of it; all of it; its first page.
     """
     addr, before, after = _page(maps, near, where)
     shape = how & 7
@@ -92,7 +92,9 @@ def _range(maps: list[Mapping], near: int, where: int, how: int) -> tuple[int, i
         return addr, after * PAGE
     if shape == 6:  # and what comes next
         return addr, (after + 1) * PAGE
-    return addr, PAGE << (shape == 7)
+    if shape == 7:  # at the other end of it
+        return addr - before * PAGE, PAGE
+    return addr, PAGE
 
 
 def _access(code: int) -> Build:
