@@ -217,6 +217,12 @@ def _move(
         return -EFAULT
     if len(mm.space.areas) >= profile.max_map_count - 3:
         return -ENOMEM
+    if mm.space.within(start, start + length):  # recorded, but not free in this order
+        if start < old + old_length and old < start + length:
+            return -ENOMEM
+        if munmap(mm, profile, start, length):
+            return -ENOMEM
+        return _move(mm, profile, old, old_length, length, start, keep)
     copy = area.part(old, old + PAGE_SIZE)
     if area.backing is None and area.anon is None:
         copy.pgoff = start >> PAGE_SHIFT

@@ -51,7 +51,9 @@ def sys_fork(
     if flags & CLONE_VM or child_mm == mm.id:
         yield RMW, mm, MM_USERS
         mm.mm_users += 1
-        kernel.tasks[child_tid] = Task(child_tid, mm)
+        child = kernel.tasks.get(child_tid)
+        if child is None or child.mm is not mm:  # a window has its CPUs from the start
+            kernel.tasks[child_tid] = Task(child_tid, mm)
         return child_tid
     copy = MmStruct(kernel, child_mm, VmaIndex())
     error = yield from dup_mmap(task, copy, mm)

@@ -49,6 +49,7 @@ from spfreplay_reference.contract import (
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
+    RET_UNKNOWN,
     TASK_SIZE,
     VM_ACCOUNT,
     VM_DONTEXPAND,
@@ -242,7 +243,8 @@ def mremap_one(
             return error or addr
     if not flags & MREMAP_MAYMOVE:
         return -ENOMEM
-    target = yield from get_unmapped_area(task, mm, 0, new_len, 0, ret)
+    placed = ret if ret != addr else RET_UNKNOWN  # it grew where it was: not in this order
+    target = yield from get_unmapped_area(task, mm, 0, new_len, 0, placed)
     if target < 0:
         return target
     return (yield from move_vma(task, mm, vma, addr, old_len, new_len, flags, target))
@@ -354,6 +356,12 @@ def move_vma(
     """
     if mm.map_count >= mm.kernel.profile.max_map_count - 3:
         return -ENOMEM
+    clash = mm.mm_rb.search(new_addr)
+    if clash is not None and clash.vm_start < new_addr + new_len:
+        source = yield from clear_recorded_place(task, mm, addr, old_len, new_addr, new_len)
+        if source is None:
+            return -ENOMEM
+        vma = source
     vma, new_vma = yield from copy_vma(task, mm, vma, addr, new_addr, new_len)
     if vma is not new_vma:
         yield from vm_write_begin(task, vma)
@@ -381,6 +389,26 @@ def move_vma(
     else:
         yield from unmap_source_vma(task, mm, vma, addr, old_len)
     return new_addr
+
+
+def clear_recorded_place(
+    task: Task, mm: MmStruct, addr: int, old_len: int, new_addr: int, new_len: int
+) -> Steps[VmArea | None]:
+    """Unmap what lies where the kernel was seen to move a mapping.
+
+    Nothing did when it was recorded; in another order, or in a trace that
+    misses an munmap, something may.  mmap() treats a recorded address likewise.
+
+    :return: the VMA that holds ``addr``, None if there is no room or no memory.
+
+    Context: mmap_sem (write).
+    """
+    if addr < new_addr + new_len and new_addr < addr + old_len:
+        return None
+    error = yield from do_munmap(task, mm, new_addr, new_len)
+    if error:
+        return None
+    return (yield from vma_lookup(task, mm, addr))
 
 
 def copy_vma(
