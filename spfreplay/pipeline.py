@@ -190,7 +190,8 @@ def conclude(
     if health.caps_match:
         caps.append(f"the trace is unhealthy: {health.grade}")
     if unmodelled := comparison.tally.skipped(SKIP_NOT_MODELLED):
-        caps.append(f"{unmodelled} operations are not modelled")
+        what = "operation is" if unmodelled == 1 else "operations are"
+        caps.append(f"{unmodelled:,} {what} not modelled")
     if comparison.interrupted:
         caps.append(f"interrupted after {comparison.played} of {trace.events} events")
     if comparison.late:

@@ -13,13 +13,14 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from spfreplay.engines import PLAYED_COLUMNS, Engine, Player, make_engine, positions
 from spfreplay.errors import EXIT_DIVERGED, EXIT_MATCH, EXIT_UNDECIDED, EXIT_UNREADABLE
 from spfreplay.missed import Missed
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import Checkpoint, Columns
+from spfreplay.trace.unmodelled import counted_calls
 from spfreplay_reference import contract as c
 from spfreplay_reference.contract import Region
 
@@ -114,6 +115,8 @@ class VerifyResult:
     min_exact: float = 100.0
     files: tuple[str, ...] = ()
     interrupted: bool = False
+    #: calls that no engine knows, and how often
+    unmodelled: tuple[tuple[str, int], ...] = ()
 
     def percent(self, engine: str) -> float:
         """Return the share of pages that ``engine`` has right, 0 .. 100."""
@@ -176,7 +179,14 @@ def verify_trace(
         mismatches=mismatches,
         min_exact=min_exact,
         interrupted=interrupted,
+        unmodelled=tuple(sorted(_unmodelled(header.facts, players).items())),
     )
+
+
+def _unmodelled(facts: dict[str, Any], players: list[tuple[str, Player]]) -> Counter[str]:
+    """Count the calls that no engine was asked about."""
+    played = players[0][1].unmodelled if players else Counter[str]()
+    return counted_calls(facts) + played
 
 
 def lost_events(trace: Trace) -> int:

@@ -17,9 +17,11 @@ from spfreplay.engines.window import Operation, Window
 from spfreplay.footprints import NO_OPERATION
 from spfreplay.mm.kernel import SpeculativeKernel
 from spfreplay.trace.events import Columns, Event, Tables
+from spfreplay.trace.unmodelled import unmodelled_call
 from spfreplay_reference.contract import (
     OP_EXEC,
     OP_EXIT,
+    RET_UNKNOWN,
 )
 from spfreplay_reference.engine import LockedKernel
 
@@ -106,12 +108,22 @@ def operations_of(columns: Columns, members: Sequence[int]) -> list[Operation]:
         event = columns.event(number - columns.first)
         if event.op in NO_OPERATION:
             continue
-        if event.op in NOT_EXPLORED:
-            raise CannotCut(NOT_EXPLORED[event.op])
+        refuse(event)
         found.append(operation_of(event, number))
     if len({each.tid for each in found}) < 2:
         raise CannotCut("one thread only")
     return found
+
+
+def refuse(event: Event) -> None:
+    """Refuse what has no place in a window, whether it succeeded or failed.
+
+    :raises CannotCut: the event is such a thing
+    """
+    if event.op in NOT_EXPLORED:
+        raise CannotCut(NOT_EXPLORED[event.op])
+    if unmodelled_call(event.op, event.a2, event.a3, RET_UNKNOWN):
+        raise CannotCut("a call that is not modelled")
 
 
 def operation_of(event: Event, number: int) -> Operation:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from spfreplay.engines.case import NOT_EXPLORED, CannotCut, Case, operation_of
+from spfreplay.engines.case import CannotCut, Case, operation_of, refuse
 from spfreplay.engines.player import permits
 from spfreplay.engines.window import Operation, Window
 from spfreplay.footprints import NO_OPERATION
@@ -102,8 +102,7 @@ def relevant(kernel: SpeculativeKernel, events: Sequence[tuple[int, Event]]) -> 
     for number, event in events:
         if event.op in NO_OPERATION:
             continue
-        if event.op in NOT_EXPLORED:
-            raise CannotCut(NOT_EXPLORED[event.op])
+        refuse(event)
         if event.mm not in known:
             raise CannotCut("an address space that is not known")
         if event.op == OP_ACCESS and event.flags & EV_NO_EFFECT and event.mm in kernel.mms():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import gc
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from spfreplay.errors import ModelError
 from spfreplay.protocols import definition
 from spfreplay.trace.container import Trace
 from spfreplay.trace.events import EV_NO_EFFECT, EV_NO_RESULT, Columns, Tables
+from spfreplay.trace.unmodelled import unmodelled_call
 from spfreplay_reference.contract import (
     MAP_HUGETLB,
     MM_NONE,
@@ -228,7 +230,7 @@ class Player:
 
     __slots__ = (
         "_known", "_ops", "_ops_of", "engine", "mismatch_count", "mismatches", "results",
-        "tables", "values",
+        "tables", "unmodelled", "values",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, tables: Tables) -> None:
@@ -238,6 +240,7 @@ class Player:
         self.values: array[int] = array("q")
         self.mismatches: list[Mismatch] = []
         self.mismatch_count = 0
+        self.unmodelled: Counter[str] = Counter()
         self._known: set[int] = set(engine.mms())
         self._ops: bytes = b""
         self._ops_of: Columns | None = None
@@ -300,6 +303,10 @@ class Player:
             return OUT_NOT_REPLAYED | SKIP_NO_RESULT << REASON_SHIFT
         if ret < 0 and (-ret in ENVIRONMENT_ERRNOS or _asks_for_hugetlb(columns, i, op)):
             return OUT_NOT_REPLAYED | SKIP_ENVIRONMENT << REASON_SHIFT
+        name = unmodelled_call(op, columns.a2[i], columns.a3[i], ret)
+        if name:
+            self.unmodelled[name] += 1
+            return OUT_NOT_REPLAYED | SKIP_NOT_MODELLED << REASON_SHIFT
         return self._call(columns, i, op)
 
     def _access_without_effect(self, columns: Columns, i: int) -> int:

@@ -39,7 +39,7 @@ _WORDS: Final[dict[int, Mapping[str, int]]] = {
     k.CALL_MREMAP: _names("MREMAP_"),
     k.CALL_MADVISE: _names("MADV_"),
     k.CALL_MBIND: _names("MPOL_"),
-    k.CALL_PRCTL: {"PR_SET_VMA": 0x5356_4D61},
+    k.CALL_PRCTL: {"PR_SET_VMA": 0x5356_4D41},
     k.CALL_MLOCK2: _names("MLOCK_"),
     k.CALL_MLOCKALL: _names("MCL_"),
     k.CALL_CLONE: _names("CLONE_") | _CLONE_OTHERS,

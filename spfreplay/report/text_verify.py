@@ -35,6 +35,9 @@ def render(result: VerifyResult) -> str:
     wrong = [f"{name} {number:,}" for name, number in result.mismatches if number]
     if wrong:
         parts += ["", "Results unlike the recording: " + ", ".join(wrong)]
+    if result.unmodelled:
+        calls = ", ".join(f"{name} {number:,}" for name, number in result.unmodelled)
+        parts += ["", f"Not modelled, and so not replayed: {calls}"]
     if result.interrupted:
         parts += ["", "interrupted: later checkpoints were not compared"]
     return "\n".join(parts) + "\n"

@@ -33,7 +33,8 @@ from spfreplay.trace.events import (
     EV_UNORDERED,
     Columns,
 )
-from spfreplay.trace.missing import GAPS, UNMODELLED, missing_of
+from spfreplay.trace.missing import GAPS, missing_of
+from spfreplay.trace.unmodelled import changes_pages, counted_calls, unmodelled_call
 from spfreplay_reference.contract import (
     FILE_UNKNOWN,
     MM_NONE,
@@ -45,12 +46,26 @@ from spfreplay_reference.contract import (
     OP_FILE_SIZE,
     OP_FORK,
     OP_GAP,
+    OP_MADVISE,
     OP_MMAP,
     OP_UNKNOWN_POPULATION,
 )
 
 #: The columns that an examination reads.
-HEALTH_COLUMNS: Final = ("t", "enter", "tid", "mm", "op", "flags", "a0", "a1", "a4")
+HEALTH_COLUMNS: Final = (
+    "t",
+    "enter",
+    "tid",
+    "mm",
+    "op",
+    "flags",
+    "a0",
+    "a1",
+    "a2",
+    "a3",
+    "a4",
+    "ret",
+)
 _CAPPING: Final = ("D", "F")
 #: Facts about files, noted by a thread within some event of its own.
 _WITHIN: Final = frozenset((OP_CACHE_ADD, OP_CACHE_DEL, OP_FILE_SIZE))
@@ -107,6 +122,7 @@ class Examination:
         self.lost = 0  # as far as the gaps know
         self.unknown_pages = 0
         self.unknown_files = 0
+        self.unmodelled = counted_calls(trace.tables.header.facts)
         self.backward = 0  # events whose effect is before that of the one above
         self.crossed = 0  # events that start before the thread's last one did
         self.known_tids = {thread.tid for thread in trace.tables.threads}
@@ -166,6 +182,11 @@ class Examination:
             self.unknown_pages += abs(columns.a1[at])
         for at in _where(columns, OP_MMAP):
             self.unknown_files += columns.a4[at] == FILE_UNKNOWN
+        for op in (OP_MMAP, OP_MADVISE):
+            for at in _where(columns, op):
+                name = unmodelled_call(op, columns.a2[at], columns.a3[at], columns.ret[at])
+                if name:
+                    self.unmodelled[name] += 1
         strangers = set(columns.tid) - self.known_tids
         if strangers:
             pairs = zip(columns.op, columns.tid, strict=True)
@@ -190,6 +211,7 @@ class Examination:
         yield from self._losses()
         yield from self._disorder()
         yield from self._missing()
+        yield from self._unmodelled()
         recorded = self.tables.header.source != "synthetic"
         if recorded:
             yield from self._recording()
@@ -258,7 +280,6 @@ class Examination:
         if isinstance(missed, int) and missed > 0:
             text = f"{_number(missed, 'checkpoint')} could not be taken"
             yield Finding("B", "missed-checkpoints", missed, text)
-        yield from self._unmodelled()
         for name, count in missing_of(self.tables.header.facts).items():
             grade, text = GAPS[name]
             yield Finding(grade, name, count, text.format(f"{count:,}"))
@@ -267,19 +288,12 @@ class Examination:
 
     def _unmodelled(self) -> Iterator[Finding]:
         """Yield the calls that change memory and that no engine models."""
-        counts: Any = self.tables.header.facts.get("counts")
-        if not isinstance(counts, dict):
-            return
-        calls = {
-            name.removeprefix(UNMODELLED): count
-            for name, count in sorted(counts.items())
-            if name.startswith(UNMODELLED) and isinstance(count, int) and count > 0
-        }
+        calls = self.unmodelled
         if calls:
-            number = sum(calls.values())
-            told = ", ".join(f"{call} {count:,}" for call, count in calls.items())
-            text = f"{_number(number, 'call')} that neither engine models: {told}"
-            yield Finding("C", "unmodelled-calls", number, text)
+            told = ", ".join(f"{call} {count:,}" for call, count in sorted(calls.items()))
+            text = f"{_number(calls.total(), 'call')} that neither engine models: {told}"
+            grade = "D" if any(map(changes_pages, calls)) else "C"
+            yield Finding(grade, "unmodelled-calls", calls.total(), text)
 
 
 def _where(columns: Columns, op: int) -> Iterator[int]:

@@ -53,7 +53,7 @@ def calls(text):
         ("mbind(0x1000, 4096, MPOL_PREFERRED, NULL, 0, MPOL_MF_MOVE) = 0",
          k.CALL_MBIND, (0x1000, 4096, 1, 0, 0, 0), 0),
         ('prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, 0x1000, 4096, "a") = 0',
-         k.CALL_PRCTL, (0x53564D61, 0, 0x1000, 4096, 0, 0), 0),
+         k.CALL_PRCTL, (0x53564D41, 0, 0x1000, 4096, 0, 0), 0),
         ("brk(NULL) = 0x555500000000", k.CALL_BRK, (0,) * 6, 0x555500000000),
         ("mlockall(MCL_CURRENT|MCL_FUTURE) = 0", k.CALL_MLOCKALL, (3, 0, 0, 0, 0, 0), 0),
         ('openat(AT_FDCWD</tmp>, "a\\"b, (c", O_RDWR|O_CREAT|O_CLOEXEC, 0600) = 3</tmp/a>',

@@ -513,7 +513,7 @@ def test_a_policy_that_the_kernel_refuses_for_its_nodes_is_counted_only():
     [
         (k.CALL_MSEAL, (0x7000, 4096), 0, {"unmodelled mseal": 1}),
         (k.CALL_MSEAL, (0x7000, 4096), -1, {}),
-        (k.CALL_PRCTL, (0x53564D61, 0, 0x7000, 4096), 0, {"unmodelled prctl": 1}),
+        (k.CALL_PRCTL, (0x53564D41, 0, 0x7000, 4096), 0, {"unmodelled prctl": 1}),
         (k.CALL_PRCTL, (15, 0x7000), 0, {}),
     ],
 )

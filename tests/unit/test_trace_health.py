@@ -44,6 +44,8 @@ FORK = Event(30, 30, 30, 0, 1, 0, c.OP_FORK, 0, 3, 1, 0, ret=3)
 LAST = Event(30, 30, 31, 0, 2, 0, c.OP_ACCESS, 0, 0x2000, 6)
 END = Event(99, 99, 99, 0, 2, 0, c.OP_CHECKPOINT)
 MMAP = Event(40, 40, 41, 0, 1, 0, c.OP_MMAP, 0, 0, 4096, 3, 2, -1, 0, 0x9000)
+GUARD = MMAP._replace(op=c.OP_MADVISE, a0=0x1000, a2=c.MADV_GUARD_INSTALL, a4=0, ret=0)
+GUARDED = GUARD._replace(ret=c.RET_UNKNOWN)
 START = [EXEC, FAULT, CLONE, LAST]
 SOUND = [*START, END]
 
@@ -60,6 +62,11 @@ def with_header(**changes):
 
 def with_counts(**changes):
     return with_header(cpus=(CPU, CPU | {"cpu": 1} | changes))
+
+
+def with_calls(**counts):
+    named = {f"unmodelled {name}": count for name, count in counts.items()}
+    return with_header(facts={"counts": named})
 
 
 def test_a_sound_recording_gets_the_best_grade(tmp_path):
@@ -79,6 +86,14 @@ def test_a_sound_recording_gets_the_best_grade(tmp_path):
         ("D", ("no-maps", 1), [FAULT, END], TABLES),
         ("D", ("no-maps", 1), [EXEC._replace(a1=-1), FAULT, END], TABLES),
         ("D", ("no-maps", 1), [EXEC, FAULT, FORK, LAST._replace(mm=2), END], TABLES),
+        ("D", ("unmodelled-calls", 1), [*START, GUARD, END], TABLES),
+        ("D", ("unmodelled-calls", 1), [*START, GUARDED, END], TABLES),
+        ("D", ("unmodelled-calls", 1), [*START, MMAP._replace(a3=c.MAP_HUGETLB), END], TABLES),
+        (
+            "D", ("unmodelled-calls", 3), SOUND,
+            with_calls(userfaultfd=2, mseal=1),
+        ),
+        ("C", ("unmodelled-calls", 1), SOUND, with_calls(mseal=1)),
         ("C", ("unmatched", 1), [*START, MMAP._replace(flags=EV_NO_RESULT), END], TABLES),
         ("C", ("unknown-files", 1), [*START, MMAP._replace(a4=-2), END], TABLES),
         (
@@ -102,6 +117,23 @@ def test_a_sound_recording_gets_the_best_grade(tmp_path):
 def test_a_defect_is_found_and_graded(tmp_path, grade, finding, events, tables):
     caps = grade in ("D", "F")
     assert judge(tmp_path / "t", events, tables) == (grade, caps, [finding])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"counts": {"unmodelled prctl": "9", "faults": 3}},
+        {"counts": ["unmodelled prctl"]},
+        {"counts": {"unmodelled prctl": True, "unmodelled mseal": -1}},
+    ],
+)
+def test_counts_of_calls_are_not_believed_blindly(tmp_path, facts):
+    assert judge(tmp_path / "t", SOUND, with_header(facts=facts)) == ("A", False, [])
+
+
+def test_a_call_that_failed_need_not_be_modelled(tmp_path):
+    failed = [GUARD._replace(ret=-22), MMAP._replace(a3=c.MAP_HUGETLB, ret=-12)]
+    assert judge(tmp_path / "t", [*START, *failed, END]) == ("A", False, [])
 
 
 def test_a_forked_address_space_has_its_maps_from_its_parent(tmp_path):
