@@ -36,6 +36,7 @@ from spfreplay_reference.contract import (
     OP_EXEC,
     OP_FORK,
     OP_MIGRATE,
+    OP_SWAP_OUT,
     X86_PF_WRITE,
     Image,
     Region,
@@ -43,6 +44,7 @@ from spfreplay_reference.contract import (
 from spfreplay_reference.engine import LockedKernel, Unsupported
 from spfreplay_reference.orders import DOWNGRADE, EARLY_SEGV, Allowance, Found, Orders
 from spfreplay_reference.pieces import (
+    AGAIN,
     BY_RMAP,
     FORK_BY_TABLE,
     GIVES_UP,
@@ -72,6 +74,7 @@ RELAXATIONS: Final = {
     "MADV_FREE passes it over",
     LATE: "the fault of a fetch that a page has refused comes when the page is gone",
     IN_VAIN: "a fault that finds its page mapped has prepared or mapped others all the same",
+    AGAIN: "what is populated is swapped out before that has been looked at, and comes back",
 }
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
 #: and nobody minds.  Not for judging a kernel that has no such faults.
@@ -90,6 +93,7 @@ ONE_OPERATION: Final = {
     GIVES_UP: {*BY_RMAP},
     MIGRATION_ENTRY: {OP_MIGRATE},
     IN_VAIN: {OP_ACCESS},
+    AGAIN: {OP_SWAP_OUT},
     LATE: {OP_ACCESS},
     SPLIT: {*OF_RANGES},
 }

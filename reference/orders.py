@@ -27,6 +27,7 @@ from spfreplay_reference.contract import (
 )
 from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.pieces import (
+    AGAIN,
     BY_RMAP,
     FORK_BY_TABLE,
     GIVES_UP,
@@ -43,6 +44,8 @@ from spfreplay_reference.pieces import (
     gets_through,
     go_stale,
     is_refused,
+    populate_in_between,
+    populates,
     refused,
     speculates,
     stale_ways,
@@ -115,7 +118,8 @@ class Move(NamedTuple):
 
     ``stale``: through what that operation has not flushed; ``held``: it migrates a
     page in vain; ``gives_up``: it does not even try; ``in_vain``: its fault finds the
-    page mapped; ``late``: its fault is still to come.
+    page mapped; ``late``: its fault is still to come; ``again``: what it populates may be
+    gone before it has looked, and is populated once more.
     """
 
     thread: int
@@ -124,6 +128,7 @@ class Move(NamedTuple):
     gives_up: bool = False
     in_vain: bool = False
     late: bool = False
+    again: bool = False
 
 
 #: What can come of a state: (results, 0 for what is done by then; number of the changes).
@@ -253,6 +258,8 @@ class Orders:
                     moves.append(Move(thread, held=True))
                 if self._comes_in_vain(at, waiting, thread, world):
                     moves.append(Move(thread, in_vain=True))
+                if AGAIN in self.relaxations and populates(each, at.doing[thread]):
+                    moves.append(Move(thread, again=True))
                 number = self._next(at, thread)
                 if GIVES_UP in self.relaxations and gives_up(self.operations, number or 0):
                     moves.append(Move(thread, gives_up=True))
@@ -313,6 +320,8 @@ class Orders:
             result = -EBUSY
         elif move.late:
             result = refused(world.kernel, each, at.doing[thread])
+        elif move.again:
+            result = populate_in_between(world.kernel, each, at.doing[thread])
         elif move.in_vain:
             result = fault_in_vain(world.kernel, each, at.doing[thread])
         else:

@@ -59,6 +59,8 @@ from spfreplay_reference.contract import (
     MADV_DONTNEED,
     MADV_DONTNEED_LOCKED,
     MADV_FREE,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
     OP_ACCESS,
     OP_FORK,
     OP_MADVISE,
@@ -100,6 +102,7 @@ from spfreplay_reference.memory import WAITS, Frame, Mm, PutOff
 from spfreplay_reference.snapshot import Branch, Copier
 from spfreplay_reference.space import VM_ACCESS, Area
 
+POPULATES: Final = (MADV_POPULATE_READ, MADV_POPULATE_WRITE)
 ZAPS: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE)
 #: what finds the page by rmap, under page-table locks only
 BY_RMAP: Final = (OP_SWAP_OUT, OP_MIGRATE)
@@ -116,6 +119,7 @@ GIVES_UP: Final = "gives-up"
 MIGRATION_ENTRY: Final = "migration-entry"
 IN_VAIN: Final = "fault-in-vain"
 LATE: Final = "late-fault"
+AGAIN: Final = "populates-again"
 SPLIT: Final = "split-first"
 
 
@@ -331,6 +335,22 @@ def _populate(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
         if populate_range(mm, kernel._profile, start, end, strict=bool(failure)):
             return failure
     return doing.error
+
+
+def populate_in_between(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    """Populate, and look again afterwards whether all of it is there."""
+    if doing.missing:
+        _populate(kernel, each, doing)
+    elif failed := _call(kernel, each):
+        return failed
+    return doing._replace(pieces=doing.pieces + 1)
+
+
+def populates(each: Operation, doing: Doing) -> bool:
+    """Does the next piece of an operation populate, and has none of it before?"""
+    if each.op == OP_MADVISE:
+        return each.args[2] in POPULATES and not doing.pieces
+    return bool(doing.missing) and doing.pieces == 1
 
 
 def _fork_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
