@@ -139,6 +139,7 @@ def test_interrupted_it_writes_the_best_so_far(tmp_path):
     )  # fmt: skip
     answers = tmp_path / "answers"
     while not answers.exists() or answers.read_text().count("\n") < 4:
+        assert running.poll() is None
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     out, _ = running.communicate(timeout=120)
