@@ -43,7 +43,8 @@ check: $(STAMP) $(TYPING)  ## ruff and mypy --strict
 	$(BIN)/mypy
 
 slow: $(STAMP) $(MUTANT)  ## the tests that take minutes, and those against the running kernel
-	@$(BIN)/pytest -m 'slow or live'
+	@$(BIN)/pytest -n auto -m 'slow and not live'
+	@$(BIN)/pytest -m live
 
 live: $(STAMP)  ## only what the running kernel judges: its tests, then random programs
 	@$(BIN)/pytest -m live
