@@ -12,18 +12,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from spfreplay.corpus.entry import Entry, checked, united
-from spfreplay.corpus.measure import measure_of
-from spfreplay.corpus.merge import Measure
+from spfreplay.corpus.entry import Entry
+from spfreplay.corpus.measure import Explore, explore_of
+from spfreplay.corpus.minimize import cover
 from spfreplay.corpus.store import Corpus
+from spfreplay.diff import DIVERGED
 from spfreplay.errors import SpfreplayError
 from spfreplay.executors import executor, in_order
 from spfreplay.shrink import simpler
-from spfreplay.shrink.closure import just_without, without
-from spfreplay.shrink.ddmin import fewer
-from spfreplay.shrink.draft import Draft
+from spfreplay.shrink.closure import without
+from spfreplay.shrink.draft import Draft, overlapping
 from spfreplay.trace.bounds import Malformed
 from spfreplay.trace.container import open_trace, read_events
+from spfreplay_reference.contract import OP_EXEC, OP_FORK
 
 #: how an engine fails on a trace that cannot have happened
 _NO_TRACE: Final = (
@@ -31,7 +32,7 @@ _NO_TRACE: Final = (
     ValueError,
 )  # fmt: skip
 
-_measure: Callable[[str], Measure] = lru_cache(maxsize=8)(measure_of)
+_explore: Callable[[str], Explore] = lru_cache(maxsize=8)(explore_of)
 
 
 class Task(NamedTuple):
@@ -108,7 +109,7 @@ def smaller(task: Task) -> Made:
         trace = open_trace(task.path)
         start = Draft(trace.tables, tuple(read_events(trace)))
         search = _Search(start, task)
-        if not search.reaches(start):
+        if not search.sound:
             return Made(task.name)  # what is said of it is not so
         search.run()
         if search.best is start:
@@ -119,19 +120,64 @@ def smaller(task: Task) -> Made:
 
 
 class _Search:
-    """Goes from a draft to smaller ones, as long as they reach what is needed."""
+    """Goes from a draft to smaller ones, as long as they reach what is needed.
+
+    What is needed is asked for under one protocol only, the first that has it.  Events
+    that have no part in it go first, for to try them costs nothing where the windows
+    stay the same; of those that overlap one is tried after the other.
+    """
 
     def __init__(self, start: Draft, task: Task) -> None:
         self.best = start
-        self.task = task
+        self.needed: dict[str, set[str]] = {}
+        #: members of windows -> what they reach of what is needed
+        self.parts: dict[tuple[int, ...], set[str]] = {}
         self.known: dict[str, bool] = {}
+        missing = set(task.needed)
+        for protocol in task.protocols:
+            found = _reached_by_window(start, protocol)
+            reached = missing & set().union(*found.values())
+            self.needed[protocol] = reached
+            missing -= reached
+            for members, features in found.items():
+                self.parts.setdefault(members, set()).update(features & reached)
+        self.sound = not missing
 
     def run(self) -> None:
-        """Leave out events, then threads; then say the rest more simply."""
-        self.best = fewer(self.best, lambda draft: len(draft.events), _spared, self.accept)
+        """Leave out what is superfluous, a window, an event, a thread at a time."""
+        windows = [members for members in self.parts if members]
+        chosen = cover({str(each): self.parts[each] for each in windows},
+                       {str(each): len(each) for each in windows})  # fmt: skip
+        kept = {place for each in windows if str(each) in chosen for place in each}
+        self._without([n for each in windows for n in each if n not in kept])
+        for forks in (False, True):
+            busy = set(overlapping(self.best.events))
+            rest = [n for n, event in enumerate(self.best.events)
+                    if n not in busy and event.op != OP_EXEC
+                    and (event.op == OP_FORK) is forks]  # fmt: skip
+            self._without(rest)
+        for place in reversed(overlapping(self.best.events)):
+            self._without([place])
         for candidates in (simpler.fewer_threads, simpler.one_by_one, simpler.plainer_times,
                            simpler.tidier):  # fmt: skip
             self._each(candidates)
+
+    def _without(self, places: list[int]) -> None:
+        """Leave out these events if that is possible, or halves of them."""
+        if not places or places[-1] >= len(self.best.events):
+            return
+        try:
+            candidate = without(self.best, places)
+            if self.accept(candidate):
+                self.best = candidate
+                return
+        except SpfreplayError:
+            pass  # the locked kernel cannot play what is left
+        if len(places) > 1:
+            half = len(places) // 2
+            self._without(places[half:])
+            # What depended on those that have gone came after them: these are where they were.
+            self._without(places[:half])
 
     def _each(self, candidates: Callable[[Draft], Iterator[Draft]]) -> None:
         found: Draft | None = self.best
@@ -148,30 +194,32 @@ class _Search:
         return self.known[candidate.digest]
 
     def reaches(self, draft: Draft) -> bool:
-        """Tell whether a draft reaches all that is needed, under one protocol or another."""
-        missing = set(self.task.needed)
+        """Tell whether a draft reaches all that is needed."""
         try:
-            trace = draft.trace()
-            for protocol in self.task.protocols:
-                found = checked(_measure(protocol)(trace))
-                missing -= Entry(self.task.name, self.task.path, found).reached
-                if not missing:
-                    return True
+            return all(
+                needed <= set().union(*_reached_by_window(draft, protocol).values())
+                for protocol, needed in self.needed.items()
+                if needed
+            )
         except _NO_TRACE:
-            pass
-        return False
+            return False
 
 
-def _spared(draft: Draft, which: range) -> Iterator[Draft]:
-    for leave_out in (without, just_without):
-        try:
-            yield leave_out(draft, which)
-        except SpfreplayError:
-            continue  # the locked kernel cannot play what is left
+def _reached_by_window(draft: Draft, protocol: str) -> dict[tuple[int, ...], set[str]]:
+    """Return members of windows -> what they reach; () -> what the whole trace comes to."""
+    verdict, windows = _explore(protocol)(draft.trace())
+    found: dict[tuple[int, ...], set[str]] = {}
+    diverged = {f"{protocol} {verdict}"} if verdict == DIVERGED else set()
+    for window in windows:
+        features = found.setdefault(window.members, set())
+        features.update(window.features, diverged if window.illegal else ())
+    return {**found, (): diverged}
 
 
 def _measured(draft: Draft, protocols: Collection[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    features: set[str] = set()
+    verdicts = {}
     for protocol in protocols:
-        found = united(found, _measure(protocol)(draft.trace()))
-    return {name: found[name] for name in ("features", "verdicts")}
+        verdicts[protocol], windows = _explore(protocol)(draft.trace())
+        features.update(*(window.features for window in windows))
+    return {"features": features, "verdicts": verdicts}
