@@ -52,6 +52,7 @@ live: $(STAMP)  ## only what the running kernel judges: its tests, then random p
 
 traces: $(STAMP)  ## every shipped trace against what it states
 	@$(BIN)/spfreplay diff --ci --quiet --budget $(STEPS) traces
+	@$(BIN)/spfreplay diff --ci --quiet --budget $(STEPS) --protocol spf-fixed traces/corpus
 
 # As root the same number of programs runs as nobody, too.  Says so where it cannot judge.
 oracle: $(STAMP)  ## random programs on this kernel, how many operations were compared
