@@ -52,8 +52,8 @@ _ADVICE: Final = (
     c.MADV_DONTDUMP, c.MADV_KEEPONFORK, c.MADV_DONTNEED_LOCKED, c.MADV_WILLNEED,
     c.MADV_DONTNEED, c.MADV_FREE, c.MADV_PAGEOUT, c.MADV_DONTDUMP,
 )  # fmt: skip
-#: pages of large mappings that are worth a visit: the first, the last
-_SPOTS: Final = (0, 1, 2, 3, -1, -2, 4, 0)
+#: pages that are worth a visit: rather not the first, which most beginnings have touched
+_SPOTS: Final = (0, 1, 2, 3, -1, -2, 5, 1)
 #: pages from the one that somebody else is at
 _NEAR: Final = (0, 0, 0, 0, 0, 1, -1, 0)
 

@@ -15,8 +15,10 @@ import executor_tasks as tasks
 import pytest
 
 from spfreplay import cluster as cluster_module
+from spfreplay.corpus import Corpus
 from spfreplay.errors import EXIT_CANNOT, CannotError, TraceError
 from spfreplay.executors import WorkerDied, as_done, executor, in_order
+from spfreplay.fuzz.campaign import FuzzOptions, fuzz
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +120,22 @@ def test_diff_tells_the_same_from_a_cluster_that_loses_a_worker(cluster):
     told, complaints = there.communicate()
     assert (there.returncode, told) == (one.returncode, here), complaints
     assert cluster.workers[0].wait() == -signal.SIGKILL
+
+
+def test_a_campaign_is_the_same_on_a_cluster_that_loses_a_worker(cluster, tmp_path):
+    options = FuzzOptions("spf-fixed", seed=3, tries=192, steps=4_000, corpus=tmp_path / "here")
+    here = fuzz(options)
+    with executor(1, cluster.address) as pool:
+        wait_for(lambda: pool.workers == 2)
+
+    def look(progress):
+        if progress.state.batches == 2:  # of eight; four are under way
+            cluster.workers[0].send_signal(signal.SIGKILL)
+
+    there = fuzz(options._replace(corpus=tmp_path / "there", dask=cluster.address), look)
+    assert cluster.workers[0].wait() == -signal.SIGKILL
+    assert here.features == there.features
+    assert Corpus(tmp_path / "there").names() == Corpus(tmp_path / "here").names() != []
 
 
 @contextmanager
