@@ -41,9 +41,11 @@ from spfreplay_reference.pieces import (
     comes_in_vain,
     comes_late,
     fault_in_vain,
+    frees,
     gets_through,
     go_stale,
     is_refused,
+    pass_over,
     populate_in_between,
     populates,
     refused,
@@ -119,7 +121,8 @@ class Move(NamedTuple):
     ``stale``: through what that operation has not flushed; ``held``: it migrates a
     page in vain; ``gives_up``: it does not even try; ``in_vain``: its fault finds the
     page mapped; ``late``: its fault is still to come; ``again``: what it populates may be
-    gone before it has looked, and is populated once more.
+    gone before it has looked, and is populated once more; ``over``: it passes over
+    pages that others have locked.
     """
 
     thread: int
@@ -129,6 +132,7 @@ class Move(NamedTuple):
     in_vain: bool = False
     late: bool = False
     again: bool = False
+    over: tuple[int, ...] = ()
 
 
 #: What can come of a state: (results, 0 for what is done by then; number of the changes).
@@ -154,6 +158,18 @@ def gives_up(operations: Sequence[Operation], number: int) -> bool:
         and each.enter <= mine.exit
         and mine.enter <= each.exit
         for each in operations
+    )
+
+
+def locked_pages(operations: Sequence[Operation], mine: Operation) -> tuple[int, ...]:
+    """Return the pages that reclaim or migration may have locked while ``mine`` runs."""
+    return tuple(
+        each.args[0] >> PAGE_SHIFT
+        for each in operations
+        if each.op in BY_RMAP
+        and each.mm == mine.mm
+        and each.enter <= mine.exit
+        and mine.enter <= each.exit
     )
 
 
@@ -263,6 +279,9 @@ class Orders:
                 number = self._next(at, thread)
                 if GIVES_UP in self.relaxations and gives_up(self.operations, number or 0):
                     moves.append(Move(thread, gives_up=True))
+                if GIVES_UP in self.relaxations and frees(each):
+                    locked = locked_pages(self.operations, each)
+                    moves += [Move(thread, over=locked)] * bool(locked)
         return moves
 
     def _comes_in_vain(
@@ -320,6 +339,9 @@ class Orders:
             result = -EBUSY
         elif move.late:
             result = refused(world.kernel, each, at.doing[thread])
+        elif move.over:
+            doing = at.doing[thread]
+            result = pass_over(world, number, each, doing, self.relaxations, move.over)
         elif move.again:
             result = populate_in_between(world.kernel, each, at.doing[thread])
         elif move.in_vain:

@@ -400,24 +400,47 @@ def split_ends(kernel: LockedKernel, each: Operation) -> bool:
 
 
 def _migrate_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
-    """Put an entry in a page's place, then the page.
-
-    ``doing.error``: twice the rights before, and one more if the page was dirty:
-    MADV_FREE passes over an entry.
-    """
+    """Put an entry in a page's place, then the page; ``doing.error``: the rights before."""
     mm = kernel._mm(each.mm)
     area, vpn = mm.space.at(each.args[0]), each.args[0] >> PAGE_SHIFT
     rights = area.flags & (VM_ACCESS | VM_WRITE) if area is not None else 0
     if not doing.pieces:
-        dirty = bool(mm.bits.get(vpn, 0) & PG_DIRTY)
-        return Doing(1, rights << 1 | dirty)
+        return Doing(1, rights)
     result = _call(kernel, each)
-    if not result and rights != doing.error >> 1:
+    if not result and rights != doing.error:
         mm.bits[vpn] &= ~PG_WRITE
-    if not result and doing.error & 1 and not mm.bits[vpn] & PG_DIRTY:
-        mm.bits[vpn] |= PG_DIRTY
-        mm.frames[vpn].lazy = False
     return result
+
+
+def frees(each: Operation) -> bool:
+    """Is it a MADV_FREE?"""
+    return each.op == OP_MADVISE and each.args[2] == MADV_FREE
+
+
+def pass_over(
+    world: World,
+    number: int,
+    each: Operation,
+    doing: Doing,
+    relaxations: Collection[str],
+    pages: Collection[int],
+) -> Step:
+    """Do the next piece of a MADV_FREE, but leave some pages alone: they are locked."""
+    mm = world.kernel._mm(each.mm)
+    found = {vpn: (mm.bits[vpn], mm.frames[vpn].lazy) for vpn in pages if _is_small(mm, vpn)}
+    came_to = step(world, number, each, doing, relaxations)
+    mm = world.kernel._mm(each.mm)
+    for vpn, (bits, lazy) in found.items():
+        if _is_small(mm, vpn):
+            mm.bits[vpn] |= bits & PG_DIRTY
+            mm.frames[vpn].lazy = lazy
+    return came_to
+
+
+def _is_small(mm: Mm, vpn: int) -> bool:
+    """Is an anonymous page mapped, not as a part of a huge one?"""
+    bits = mm.bits.get(vpn, 0)
+    return bits & KIND_MASK == KIND_ANON and not bits & PG_HUGE
 
 
 def speculates(world: World, each: Operation) -> bool:
