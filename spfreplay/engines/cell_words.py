@@ -42,7 +42,8 @@ _MEMBERS: Final = {
     s.KEYS: "mm_rb keys", s.MM_COUNTER: "rss_stat", s.PAGE_CONTENT: "content",
     s.PAGE_LOCK: "PG_locked", s.PAGE_MAPCOUNT: "_mapcount", s.ANON_VMA_LOCK: "rwsem",
     s.ANON_VMA_REFCOUNT: "refcount", s.ANON_VMA_ROOT: "root", s.PAGE_CACHE: "i_pages",
-    s.I_MMAP_LOCK: "i_mmap_rwsem", s.TLB: "tlb_flush_pending",
+    s.I_MMAP_LOCK: "i_mmap_rwsem", s.INVALIDATE_LOCK: "invalidate_lock",
+    s.TLB: "tlb_flush_pending",
     s.TLB_BATCHED: "tlb_flush_batched",
 }  # fmt: skip
 _ENTRIES: Final = ("", "pte", "pmd", "pud", "pgd")

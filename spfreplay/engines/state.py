@@ -112,6 +112,9 @@ class Watch:
             found[Cell("Locks", f"file {file.number}", "i_mmap_rwsem")] = _owner(
                 file.i_mmap_lock.owner
             )
+            found[Cell("Locks", f"file {file.number}", "invalidate_lock")] = self._rw(
+                file, s.INVALIDATE_LOCK, file.invalidate_lock
+            )
         return found
 
     # -- names --------------------------------------------------------------

@@ -35,6 +35,7 @@ from spfreplay.mm.steps import (
     FLUSH,
     FREE,
     I_MMAP_LOCK,
+    INVALIDATE_LOCK,
     IRQ,
     IRQ_OFF,
     IRQ_ON,
@@ -107,6 +108,7 @@ LOCKS: Final = {
     PAGE_TABLE_LOCK: "page_table_lock",
     ANON_VMA_LOCK: "lock",
     I_MMAP_LOCK: "i_mmap_lock",
+    INVALIDATE_LOCK: "invalidate_lock",
     MM_RB_LOCK: "mm_rb_lock",
     MMAP_SEM: "mmap_sem",
 }
@@ -349,6 +351,6 @@ def _is_held(obj: Any, field: int) -> bool:
     lock = _lock_of(obj, field)
     if lock is None:
         return False
-    if field in (MMAP_SEM, MM_RB_LOCK):
+    if field in (MMAP_SEM, MM_RB_LOCK, INVALIDATE_LOCK):
         return lock.writer is not None or lock.readers > 0
     return lock.owner is not None

@@ -20,6 +20,8 @@ from spfreplay.mm.spf_lock import pte_map_lock
 from spfreplay.mm.steps import (
     ANON_VMA,
     ENTRY,
+    INVALIDATE_LOCK,
+    LOCK_READ,
     PAGE_CONTENT,
     PTE,
     PTL,
@@ -44,7 +46,7 @@ from spfreplay.mm.types import (
     Task,
     VmFault,
 )
-from spfreplay_reference.contract import OUT_FILE_COW, VM_SHARED, VM_WRITE
+from spfreplay_reference.contract import FILE_SHMEM, OUT_FILE_COW, VM_SHARED, VM_WRITE
 
 
 def do_fault(task: Task, vmf: VmFault) -> Steps[int]:
@@ -68,6 +70,19 @@ def do_read_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
 
     Models: mm/memory.c:do_read_fault()
     """
+    held = may_be_punched(file)
+    if held:
+        yield LOCK_READ, file, INVALIDATE_LOCK
+        file.invalidate_lock.read_lock(task)
+    ret = yield from map_for_reading(task, vmf, file)
+    if held:
+        yield UNLOCK, file, INVALIDATE_LOCK
+        file.invalidate_lock.read_unlock(task)
+    return ret
+
+
+def map_for_reading(task: Task, vmf: VmFault, file: File) -> Steps[int]:
+    """Map the page, around it first what is at hand, under the lock if it takes one."""
     if file.vm_ops.map_pages and vmf.vma.vm_mm.kernel.profile.fault_around_pages > 1:
         ret = yield from do_fault_around(task, vmf, file)
         if ret:
@@ -83,10 +98,26 @@ def do_shared_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:
 
     Models: mm/memory.c:do_shared_fault()
     """
+    held = may_be_punched(file)
+    if held:
+        yield LOCK_READ, file, INVALIDATE_LOCK
+        file.invalidate_lock.read_lock(task)
     ret = yield from filemap_fault(vmf, file)
-    if ret:
-        return ret
-    return (yield from finish_fault(task, vmf, file))
+    if not ret:
+        ret = yield from finish_fault(task, vmf, file)
+    if held:
+        yield UNLOCK, file, INVALIDATE_LOCK
+        file.invalidate_lock.read_unlock(task)
+    return ret
+
+
+def may_be_punched(file: File) -> bool:
+    """Tell whether MADV_REMOVE takes pages of ``file``: it has its pages in memory only.
+
+    Faults on it lock the page that they are about to map.  Of other files no
+    such call is modelled, and faults are spared the steps.
+    """
+    return file.anon_shared or file.facts.kind == FILE_SHMEM
 
 
 def do_cow_fault(task: Task, vmf: VmFault, file: File) -> Steps[int]:

@@ -95,6 +95,7 @@ PMD_HUGE_PTE: Final = 47  # deposited tables; obj is the pmd table
 #: vm_sequence again, by a fault that only asks whether it is still its snapshot
 #: (read_seqcount_retry()): all writes behind the first are the same to it
 SEQUENCE_RETRY: Final = 48
+INVALIDATE_LOCK: Final = 49  # stands for the lock of each page of a file, too
 
 FIELD_NAMES: Final = (
     "vm_start", "vm_end", "vm_pgoff", "vm_flags", "vm_page_prot", "vm_ops",
@@ -105,5 +106,5 @@ FIELD_NAMES: Final = (
     "mapcount", "page_cache", "anon_vma_lock", "i_mmap_lock",
     "anon_vma_chain", "tlb", "irq", "task", "mm", "rb_root", "anon_vma_refcount", "f_count",
     "total_vm", "swap_map", "swap_cache", "anon_vma_root", "tlb_batched",
-    "pmd_huge_pte", "vm_sequence",
+    "pmd_huge_pte", "vm_sequence", "invalidate_lock",
 )  # fmt: skip

@@ -10,6 +10,7 @@ from spfreplay.mm.pte import CLASS_CACHE, PTE_CLASS_SHIFT
 from spfreplay.mm.steps import (
     ENTRY,
     I_MMAP_LOCK,
+    INVALIDATE_LOCK,
     LOCK,
     MM_RB,
     PAGE_CACHE,
@@ -40,15 +41,22 @@ LAST_INDEX: Final = 1 << 52  # behind every page of a file
 def punch_hole(task: Task, file: File, index: int, pages: int, mm: MmStruct) -> Steps[None]:
     """Unmap ``pages`` pages of ``file`` everywhere, then drop them: a hole of zeroes.
 
-    Copies in private mappings stay.
+    Copies in private mappings stay.  What faults have mapped since the first
+    look is unmapped again: the kernel does so page by page, under the lock that
+    a fault holds from when it has found the page until it has mapped it.
 
-    Models: mm/shmem.c:shmem_fallocate()
+    Models: mm/shmem.c:shmem_fallocate(), mm/truncate.c:truncate_inode_page()
     Context: no mmap_sem; takes i_mmap_lock, so that no VMA comes or moves.
     """
+    yield from unmap_mapping_range(task, mm.kernel, file, index, pages, 0)
+    yield LOCK, file, INVALIDATE_LOCK
+    file.invalidate_lock.write_lock(task)
     yield from unmap_mapping_range(task, mm.kernel, file, index, pages, 0)
     yield from split_partial_folios(task, mm.kernel, file, index, pages)
     yield WRITE, file, PAGE_CACHE
     truncate_cache(file, index, pages)
+    yield UNLOCK, file, INVALIDATE_LOCK
+    file.invalidate_lock.write_unlock(task)
 
 
 def truncate_pagecache(task: Task, kernel: Kernel, file: File, size: int) -> Steps[None]:

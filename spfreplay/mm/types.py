@@ -279,7 +279,7 @@ class File:
     """
 
     __slots__ = ("absent", "anon_shared", "cache", "facts", "folios", "freed", "i_mmap_lock",
-                 "number", "refcount", "size", "vm_ops")  # fmt: skip
+                 "invalidate_lock", "number", "refcount", "size", "vm_ops")  # fmt: skip
 
     def __init__(
         self, number: int, facts: FileFacts, vm_ops: VmOperations, *, anon_shared: bool = False
@@ -293,6 +293,7 @@ class File:
         self.absent: set[int] = set()  # indexes not in the page cache; i_pages lock
         self.folios: dict[int, tuple[int, int]] = {}  # index -> (first, pages); i_pages lock
         self.i_mmap_lock = Semaphore()
+        self.invalidate_lock = RwLock()
         self.refcount = 0  # atomic
         self.freed = False
 

@@ -301,6 +301,8 @@ def file_errors(kernel: Kernel) -> Iterator[str]:
             yield f"file {file.number} has {file.refcount} references, {users[file]} users"
         if file.i_mmap_lock.owner is not None:
             yield f"file {file.number}: i_mmap_lock is held"
+        if file.invalidate_lock.writer is not None or file.invalidate_lock.readers:
+            yield f"file {file.number}: invalidate_lock is held"
     for file in users:
         if kernel.files.get(file.number) is not file:
             yield f"file {file.number} is mapped, but gone"

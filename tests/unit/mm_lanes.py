@@ -5,6 +5,7 @@ from spfreplay.mm.steps import (
     FLUSH,
     FREE,
     I_MMAP_LOCK,
+    INVALIDATE_LOCK,
     LOCK,
     LOCK_READ,
     MM_RB_LOCK,
@@ -18,6 +19,11 @@ from spfreplay.mm.steps import (
     UNLOCK,
 )
 
+RW_LOCKS = {
+    MMAP_SEM: "mmap_sem",
+    MM_RB_LOCK: "mm_rb_lock",
+    INVALIDATE_LOCK: "invalidate_lock",
+}
 SPIN = (PTL, PMD_LOCK, PAGE_TABLE_LOCK, ANON_VMA_LOCK, I_MMAP_LOCK, MM_RB_LOCK)
 
 
@@ -81,12 +87,12 @@ class Lane:
         if kind == LOCK_READ and field == PAGE_LOCK:  # a wait until nobody holds it
             return obj.locked
         if kind == LOCK_READ:
-            lock = obj.mmap_sem if field == MMAP_SEM else obj.mm_rb_lock
+            lock = getattr(obj, RW_LOCKS[field])
             return lock.writer is not None
         if kind != LOCK:
             return False
-        if field in (MMAP_SEM, MM_RB_LOCK):
-            lock = obj.mmap_sem if field == MMAP_SEM else obj.mm_rb_lock
+        if field in RW_LOCKS:
+            lock = getattr(obj, RW_LOCKS[field])
             return lock.writer is not None or lock.readers > 0
         if field == PAGE_LOCK:
             return obj.locked

@@ -75,6 +75,7 @@ def test_what_is_called_a_spinlock_is_one():
         steps.PAGE_TABLE_LOCK: lanes.mm, steps.MM_RB_LOCK: lanes.mm,
         steps.ANON_VMA_LOCK: AnonVma((0, 0)),
         steps.I_MMAP_LOCK: File(0, c.FileFacts(0), None),
+        steps.INVALIDATE_LOCK: File(0, c.FileFacts(0), None),
     }  # fmt: skip
     assert objects.keys() == conflicts.LOCKS.keys()
     for field, name in conflicts.LOCKS.items():
