@@ -187,11 +187,14 @@ def conclude(
 ) -> DiffResult:
     """Give the verdict its scope and say what limits it."""
     caps = []
+    numbers = comparison.tally.numbers(comparison.images, comparison.pages)
     if health.caps_match:
         caps.append(f"the trace is unhealthy: {health.grade}")
     if unmodelled := comparison.tally.skipped(SKIP_NOT_MODELLED):
         what = "operation is" if unmodelled == 1 else "operations are"
         caps.append(f"{unmodelled:,} {what} not modelled")
+    if options.limited and options.pages is None and not numbers.events:
+        caps.append("nothing of it is in what was asked for")
     if comparison.interrupted:
         caps.append(f"interrupted after {comparison.played} of {trace.events} events")
     if comparison.late:
@@ -209,7 +212,7 @@ def conclude(
         scope=scope_of(windows, orders, options.protocol),
         caps=tuple(caps),
         divergence=divergence,
-        numbers=comparison.tally.numbers(comparison.images, comparison.pages),
+        numbers=numbers,
         windows=windows,
         mismatches=tuple(MismatchRow(events[one.event], one.computed) for one in listed),
         mismatch_count=locked.mismatch_count,

@@ -34,6 +34,8 @@ def anonymize(path: str, output: str, key: Path | None) -> None:
     from spfreplay.share.anonymous import write_anonymous
     from spfreplay.trace.container import open_trace
 
+    if key is not None and Path(output).absolute() == key.absolute():
+        raise click.BadParameter("the same file as -o", param_hint="--key")
     found = write_anonymous(open_trace(path), output)
     if key is not None:
         emit(found.key(), key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import sys
@@ -110,6 +111,19 @@ def exit_code(codes: list[int], bisect: bool = False) -> int:
     """Return the exit code of several traces."""
     code = next((code for code in EXIT_ORDER if code in codes), 0)
     return EXIT_SKIP if bisect and code in (3, 4, 5) else code
+
+
+class Number(click.FloatRange):
+    """A number between bounds, or above one; nan is neither."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """:raises click.BadParameter: it is none"""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spfreplay.cli.options import Number
 from spfreplay.errors import EXIT_INTERRUPTED, CannotError, SpfreplayError
 from spfreplay.record.methods import LOSSES, METHODS, TRACEFS, choose
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--pin-cpus", is_flag=True, help="Spread threads over CPUs, one CPU each.")
 @click.option(
     "--checkpoint-every",
-    type=click.FloatRange(min=0.05),
+    type=Number(min=0.05),
     default=None,
     metavar="SECONDS",
     help="Stop the program for a checkpoint now and then.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spfreplay.cli import failed
-from spfreplay.cli.options import emit, exit_code, progress, talking, traces, writing
+from spfreplay.cli.options import Number, emit, exit_code, progress, talking, traces, writing
 from spfreplay.errors import EXIT_INTERRUPTED, SpfreplayError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--min-exact",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     default=100.0,
     metavar="PERCENT",
     help="Exit 0 from this share of exact pages on (recordings without pinned page cache).",

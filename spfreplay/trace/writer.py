@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
-from spfreplay.errors import TraceError
+from spfreplay.errors import CannotError, TraceError
 from spfreplay.output import OutputFile
 from spfreplay.trace import tables as rows
 from spfreplay.trace.bounds import (
@@ -51,8 +51,8 @@ class TraceWriter:
     The file appears under its name only when all of it is there, by
     :meth:`close`; nothing appears if the block raises.  ``-`` is stdout.
 
-    :raises TraceError: for content that :func:`open_trace` would refuse, and
-        if the file cannot be written.
+    :raises TraceError: for content that :func:`open_trace` would refuse
+    :raises CannotError: the file cannot be written
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,7 +66,7 @@ class TraceWriter:
         try:
             self._output = OutputFile(path)
         except OSError as error:
-            raise TraceError(self.path, "", f"cannot write: {error.strerror}") from None
+            raise self._unwritable(error) from None
         head = FILE_HEAD.pack(MAGIC, MAJOR, MINOR, 0)
         self._digest = hashlib.sha256(head)
         self._put(head)
@@ -211,7 +211,7 @@ class TraceWriter:
         try:
             self._output.commit()
         except OSError as error:
-            self._refuse("", f"cannot write: {error.strerror}")
+            raise self._unwritable(error) from None
 
     def abandon(self) -> None:
         """Drop what was written: nothing appears under the path."""
@@ -246,7 +246,10 @@ class TraceWriter:
         try:
             self._output.file.write(data)
         except OSError as error:
-            self._refuse("", f"cannot write: {error.strerror}")
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> CannotError:
+        return CannotError(f"{self.path}: cannot be written: {error.strerror}")
 
     def _refuse(self, place: str, message: str) -> NoReturn:
         raise TraceError(self.path, place, message)

@@ -50,7 +50,7 @@ def test_stdin_is_read(tmp_path, capsys, monkeypatch):
         (["perf.data", "--pid", "99"], 3, "nothing happened to the memory of any process"),
         (["perf.data", "--from", "perf-script"], 3, "no page faults in this text"),
         (["perf.data", "--beside", "gone"], 3, "gone: cannot open"),
-        (["perf.data", "-o", "no/such/t.bin"], 3, "no/such/t.bin: cannot write"),
+        (["perf.data", "-o", "no/such/t.bin"], 5, "no/such/t.bin: cannot be written"),
         (["perf.data", "--without", "kmem:kfree"], 2, "not an event that is imported"),
         (["perf.data", "--from", "pcap"], 2, "'pcap' is not one of"),
         (["perf.data", "--elf", "gone"], 2, "'gone' does not exist"),
