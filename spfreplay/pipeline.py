@@ -197,6 +197,8 @@ def conclude(
         caps.append("nothing of it is in what was asked for")
     if comparison.interrupted:
         caps.append(f"interrupted after {comparison.played} of {trace.events} events")
+    if orders is not None and orders.interrupted:
+        caps.append("interrupted before every window was explored")
     if comparison.late:
         done = f"{comparison.played} of {trace.events} events"
         caps.append(f"the budget was spent after {done}")

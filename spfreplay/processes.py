@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
@@ -105,7 +105,9 @@ class Processes(Executor):
     def _feed(self) -> None:
         """Hand calls to one worker after the other, in a thread."""
         # Ctrl-C belongs to the main thread; the fork server may start from here
-        # and must not hear of it either.
+        # and must not hear of it either.  Starting the resource tracker, which it
+        # needs, would let the signal in again behind itself.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         worker: _Worker | None = None
         while (call := self._calls.get()) is not None:

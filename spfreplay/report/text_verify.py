@@ -19,7 +19,8 @@ def verdict_line(result: VerifyResult) -> str:
     engines = dict.fromkeys(one.engine for one in result.checkpoints)
     shares = ", ".join(f"{name} {_percent(result, name)}" for name in engines)
     points = len({one.checkpoint for one in result.checkpoints})
-    return f"{word}: {result.path}: {words.count(points, 'checkpoint')}, {shares}"
+    line = f"{word}: {result.path}: {words.count(points, 'checkpoint')}, {shares}"
+    return line + "; interrupted before the others" * result.interrupted
 
 
 def render(result: VerifyResult) -> str:

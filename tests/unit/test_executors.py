@@ -217,3 +217,25 @@ def test_diff_in_the_middle_of_its_windows_leaves_no_process(how):
     if how == signal.SIGINT:
         assert ours.returncode == 130
         assert "Scope:" in told
+
+
+def test_ctrl_c_reaches_no_process_that_is_only_starting():
+    """A fork server that hears of it while it imports would print a traceback."""
+    seen = run_python(
+        "import os, signal\n"
+        "from multiprocessing import forkserver\n"
+        "from spfreplay.processes import Processes\n"
+        "with Processes(1) as pool:\n"
+        "    pool.submit(os.getpid).result()\n"
+        "    pid = forkserver._forkserver._forkserver_pid\n"
+        "    status = open(f'/proc/{pid}/status').read()\n"
+        "blocked = next(l for l in status.splitlines() if l.startswith('SigBlk'))\n"
+        "print(int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1)\n"
+    )
+    assert seen == "1\n"
+
+
+def run_python(script):
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
