@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple
 from spfreplay.corpus import Corpus
 from spfreplay.diff import DiffOptions
 from spfreplay.engines import EngineOptions
-from spfreplay.errors import CannotError, TraceError
+from spfreplay.errors import CannotError, ModelError, TraceError
 from spfreplay.executors import executor, in_order
+from spfreplay.explore.schedule import ScheduleError
 from spfreplay.fuzz.batch import Done, Job, Kept, run_batch
 from spfreplay.fuzz.draft import Draft
 from spfreplay.fuzz.findings import Finding, Findings
@@ -230,8 +231,16 @@ class _Campaign:
         progress.refused += done.refused
         progress.seconds = self._seconds()
         for one in done.found:
-            self.findings.take(one, self.before.seconds + self._seconds(), progress.tried)
-        progress.findings = list(self.findings.found.values())
+            try:
+                self.findings.take(one, self.before.seconds + self._seconds(), progress.tried)
+            except (
+                ModelError,
+                ScheduleError,
+            ) as error:  # a planted bug may break what tells it, too
+                progress.refused[f"telling a finding: {error}"] += 1
+            progress.findings = list(self.findings.found.values())
+            if self.options.first and progress.counted:
+                break
         progress.lost = len(self.findings.lost)
         progress.refused += self.findings.refused
         self.findings.refused.clear()
