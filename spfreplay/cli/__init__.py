@@ -6,6 +6,7 @@ the exit code of its class, never a traceback (but with ``-v``).
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import Any, Final
 import click
 
 from spfreplay.errors import (
+    EXIT_CANNOT,
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     EXIT_SKIP,
@@ -137,6 +139,10 @@ def _run(arguments: list[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
+#: Where the output goes is full, or takes no more from this user.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 def failed(error: Exception, arguments: list[str] | None = None) -> int:
     """Say in one line what went wrong; return the exit code."""
     if {"-v", "--verbose"} & set(_given(arguments)):
@@ -144,6 +150,9 @@ def failed(error: Exception, arguments: list[str] | None = None) -> int:
     if isinstance(error, SpfreplayError):
         complain(str(error))
         return error.exit_code
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        complain(f"the result cannot be written: {error.strerror}")
+        return EXIT_CANNOT
     complain(f"internal error: {type(error).__name__}: {error} (-v shows where)")
     return EXIT_INTERNAL
 

@@ -1,5 +1,8 @@
 """What is asked for, and is not there, is no match."""
 
+import subprocess
+import sys
+
 import pytest
 
 from spfreplay.cli import main
@@ -55,3 +58,15 @@ def test_the_key_does_not_overwrite_the_trace(run, tmp_path):
 
 def test_a_trace_that_cannot_be_written_is_not_the_fault_of_another(run):
     assert run("anonymize", "-o", "/no/such/a.bin")[0] == 5
+
+
+@pytest.mark.parametrize("verb", ["diff", "info", "show"])
+def test_a_full_disk_is_no_bug_of_the_tool(tmp_path, verb):
+    (tmp_path / "t.txt").write_text(TRACE)
+    script = "import sys; from spfreplay.cli import main; sys.exit(main())"
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", script, verb, str(tmp_path / "t.txt")],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr.count("\n")) == (5, 1)
