@@ -13,7 +13,7 @@ PLANTED = {
     "M50": "the re-check of the VMA under the PTL",
     "M05b": "the reference to the VMA",
     "M16": "the test of the right to write",
-    "W05": "the section of mprotect",
+    "W11": "the section of uffd_register",
     "spf18-mremap-source-hole": "the section on the source of a move",
 }
 
