@@ -36,6 +36,7 @@ from spfreplay_reference.contract import (
     OP_EXEC,
     OP_FORK,
     OP_MIGRATE,
+    OP_NUMA_HINT,
     OP_SWAP_OUT,
     X86_PF_WRITE,
     Image,
@@ -69,12 +70,13 @@ RELAXATIONS: Final = {
     STALE_TLB: "a CPU goes on using a translation until the call that removed it has flushed",
     DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
     PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
-    GIVES_UP: "reclaim or migration comes to nothing while another call runs, or MADV_FREE on "
-    "the page that they have locked",
+    GIVES_UP: "reclaim or migration comes to nothing while another call runs, or MADV_FREE, or "
+    "a NUMA hint, on the page that they have locked",
     MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration",
     LATE: "the fault of a fetch that a page has refused comes when the page is gone",
     IN_VAIN: "a fault that finds its page mapped has prepared or mapped others all the same",
-    AGAIN: "what is populated is swapped out before that has been looked at, and comes back",
+    AGAIN: "what is populated is swapped out, or hinted, before that has been looked at, and "
+    "comes back",
 }
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
 #: and nobody minds.  Not for judging a kernel that has no such faults.
@@ -93,7 +95,7 @@ ONE_OPERATION: Final = {
     GIVES_UP: {*BY_RMAP},
     MIGRATION_ENTRY: {OP_MIGRATE},
     IN_VAIN: {OP_ACCESS},
-    AGAIN: {OP_SWAP_OUT},
+    AGAIN: {OP_SWAP_OUT, OP_NUMA_HINT},
     LATE: {OP_ACCESS},
     SPLIT: {*OF_RANGES},
 }

@@ -41,11 +41,11 @@ from spfreplay_reference.pieces import (
     comes_in_vain,
     comes_late,
     fault_in_vain,
-    frees,
     gets_through,
     go_stale,
     is_refused,
     pass_over,
+    passes_over,
     populate_in_between,
     populates,
     refused,
@@ -279,7 +279,7 @@ class Orders:
                 number = self._next(at, thread)
                 if GIVES_UP in self.relaxations and gives_up(self.operations, number or 0):
                     moves.append(Move(thread, gives_up=True))
-                if GIVES_UP in self.relaxations and frees(each):
+                if GIVES_UP in self.relaxations and passes_over(each):
                     locked = locked_pages(self.operations, each)
                     moves += [Move(thread, over=locked)] * bool(locked)
         return moves

@@ -89,6 +89,7 @@ from spfreplay_reference.contract import (
     PTRS_PER_PTE,
     RET_UNKNOWN,
     VM_HUGEPAGE,
+    VM_SHARED,
     VM_WRITE,
     X86_PF_INSTR,
     X86_PF_WRITE,
@@ -412,9 +413,10 @@ def _migrate_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     return result
 
 
-def frees(each: Operation) -> bool:
-    """Is it a MADV_FREE?"""
-    return each.op == OP_MADVISE and each.args[2] == MADV_FREE
+def passes_over(each: Operation) -> bool:
+    """Does it leave pages alone that others have locked, or that are under migration?"""
+    frees = each.op == OP_MADVISE and each.args[2] == MADV_FREE
+    return frees or each.op == OP_NUMA_HINT
 
 
 def pass_over(
@@ -425,16 +427,24 @@ def pass_over(
     relaxations: Collection[str],
     pages: Collection[int],
 ) -> Step:
-    """Do the next piece of a MADV_FREE, but leave some pages alone: they are locked."""
+    """Do the next piece of a MADV_FREE or of hints, but leave some pages alone."""
     mm = world.kernel._mm(each.mm)
     found = {vpn: (mm.bits[vpn], mm.frames[vpn].lazy) for vpn in pages if _is_small(mm, vpn)}
     came_to = step(world, number, each, doing, relaxations)
     mm = world.kernel._mm(each.mm)
+    hints = 0
     for vpn, (bits, lazy) in found.items():
-        if _is_small(mm, vpn):
+        if not _is_small(mm, vpn):
+            continue
+        if each.op == OP_NUMA_HINT:
+            hints += bool(mm.bits[vpn] & WAITS and not bits & WAITS)
+            mm.bits[vpn] = bits
+        else:
             mm.bits[vpn] |= bits & PG_DIRTY
             mm.frames[vpn].lazy = lazy
-    return came_to
+    if isinstance(came_to, Doing):
+        return came_to._replace(error=came_to.error - hints)
+    return came_to - hints
 
 
 def _is_small(mm: Mm, vpn: int) -> bool:
@@ -525,7 +535,7 @@ def comes_in_vain(world: World, each: Operation, reclaimed: Collection[int]) -> 
     if area is None or vpn not in mm.bits:
         return False
     if error_code & X86_PF_WRITE:
-        return area.backing is None and area.anon is None and bool(area.flags & VM_WRITE)
+        return area.anon is None and area.flags & (VM_SHARED | VM_WRITE) == VM_WRITE
     return vpn in reclaimed and _faults_around(mm, addr, error_code, 0) is not None
 
 

@@ -232,9 +232,8 @@ def try_to_unmap_one(
             yield UNLOCK, table, PTL
             table.ptl.unlock(task)
             return False
-    yield READ, table, PTE
+    yield RMW, table, PTE  # an exchange: what a CPU marks dirty is never lost
     pte = table.pte[index]
-    yield WRITE, table, PTE
     table.pte[index] = entry = 0
     if drop:
         yield from set_tlb_ubc_flush_pending(task, mm)
