@@ -196,6 +196,7 @@ def anon_vma_fork(task: Task, vma: VmArea, pvma: VmArea) -> Steps[int]:
     Models: mm/rmap.c:anon_vma_fork()
     Context: mmap_sem (write) of the parent; nobody sees the child yet.
     """
+    yield READ, pvma, ANON_VMA
     if pvma.anon_vma is None:
         return 0
     vma.anon_vma = None  # private
