@@ -44,7 +44,7 @@ def test_a_planted_bug_is_found_from_nothing(tmp_path, mutation):
         tries=_TRACES,
         corpus=tmp_path,
         first=True,
-        patience=8.0,
+        patience=60.0,  # generous: what is left small depends on no clock
     )
     progress = fuzz(options)
     assert progress.counted
