@@ -35,6 +35,7 @@ from spfreplay_reference.contract import (
     OP_ACCESS,
     OP_EXEC,
     OP_FORK,
+    OP_MADVISE,
     OP_MIGRATE,
     OP_NUMA_HINT,
     OP_SWAP_OUT,
@@ -57,6 +58,7 @@ from spfreplay_reference.pieces import (
     SPLIT,
     STALE_TLB,
     Operation,
+    may_populate,
     may_split,
 )
 
@@ -75,8 +77,8 @@ RELAXATIONS: Final = {
     MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration",
     LATE: "the fault of a fetch that a page has refused comes when the page is gone",
     IN_VAIN: "a fault that finds its page mapped has prepared or mapped others all the same",
-    AGAIN: "what is populated is swapped out, or hinted, before that has been looked at, and "
-    "comes back",
+    AGAIN: "what is populated, page by page, is swapped out, hinted or zapped in between: it "
+    "comes back, or not",
 }
 #: The same of what no locked kernel does, but faults without mmap_sem may: it is known
 #: and nobody minds.  Not for judging a kernel that has no such faults.
@@ -95,7 +97,7 @@ ONE_OPERATION: Final = {
     GIVES_UP: {*BY_RMAP},
     MIGRATION_ENTRY: {OP_MIGRATE},
     IN_VAIN: {OP_ACCESS},
-    AGAIN: {OP_SWAP_OUT, OP_NUMA_HINT},
+    AGAIN: {OP_SWAP_OUT, OP_NUMA_HINT, OP_MADVISE},
     LATE: {OP_ACCESS},
     SPLIT: {*OF_RANGES},
 }
@@ -240,7 +242,8 @@ def _applying(kernel: LockedKernel, operations: Sequence[Operation]) -> list[str
     names = [name for name, some in ONE_OPERATION.items() if some.intersection(about)]
     writes = {each.args[1] & X86_PF_WRITE for each in operations if each.op == OP_ACCESS}
     huge = any(may_split(kernel, each) for each in operations)
-    without = {SPLIT: huge, LATE: 0 in writes}
+    populates = any(map(may_populate, operations))
+    without = {SPLIT: huge, LATE: 0 in writes, AGAIN: populates}
     return [name for name in names if without.get(name, True)]
 
 

@@ -44,10 +44,13 @@ from spfreplay_reference.pieces import (
     gets_through,
     go_stale,
     is_refused,
+    is_store,
     pass_over,
     passes_over,
     populate_in_between,
+    populate_next,
     populates,
+    populates_one,
     refused,
     speculates,
     stale_ways,
@@ -121,7 +124,8 @@ class Move(NamedTuple):
     ``stale``: through what that operation has not flushed; ``held``: it migrates a
     page in vain; ``gives_up``: it does not even try; ``in_vain``: its fault finds the
     page mapped; ``late``: its fault is still to come; ``again``: what it populates may be
-    gone before it has looked, and is populated once more; ``over``: it passes over
+    gone before it has looked, and is populated once more; ``one``: of what it populates
+    the next page alone; ``over``: it passes over
     pages that others have locked.
     """
 
@@ -132,6 +136,7 @@ class Move(NamedTuple):
     in_vain: bool = False
     late: bool = False
     again: bool = False
+    one: bool = False
     over: tuple[int, ...] = ()
 
 
@@ -276,6 +281,8 @@ class Orders:
                     moves.append(Move(thread, in_vain=True))
                 if AGAIN in self.relaxations and populates(each, at.doing[thread]):
                     moves.append(Move(thread, again=True))
+                if AGAIN in self.relaxations and populates_one(at.doing[thread]):
+                    moves += [Move(thread, one=True), Move(thread, one=True, again=True)]
                 number = self._next(at, thread)
                 if GIVES_UP in self.relaxations and gives_up(self.operations, number or 0):
                     moves.append(Move(thread, gives_up=True))
@@ -290,10 +297,12 @@ class Orders:
         """May the next fault of ``thread`` find its page mapped when it has the lock?"""
         if IN_VAIN not in self.relaxations or at.doing[thread].pieces:
             return False
-        reclaimed = {
-            each.args[0] >> PAGE_SHIFT for each in waiting.values() if each.op in BY_RMAP
+        taken = {
+            each.args[0] >> PAGE_SHIFT
+            for other, each in waiting.items()
+            if each.op in BY_RMAP or (other != thread and is_store(each))
         }
-        return comes_in_vain(world, waiting[thread], reclaimed)
+        return comes_in_vain(world, waiting[thread], taken)
 
     def _half_made(self, at: Progress, waiting: dict[int, Operation], mm: int) -> bool:
         """Is a fork under way that makes ``mm``?"""
@@ -342,6 +351,8 @@ class Orders:
         elif move.over:
             doing = at.doing[thread]
             result = pass_over(world, number, each, doing, self.relaxations, move.over)
+        elif move.one:
+            result = populate_next(world.kernel, each, at.doing[thread], move.again)
         elif move.again:
             result = populate_in_between(world.kernel, each, at.doing[thread])
         elif move.in_vain:

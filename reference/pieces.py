@@ -25,7 +25,7 @@ another call runs meanwhile: it may have the page, or its mappings, in its hands
 
 ``fault-in-vain``: a fault that finds its page mapped when it takes the lock of the page
 table has done something all the same: prepared an anon_vma, or mapped around a page
-that reclaim has in its hands.
+that reclaim, or who copies it, has in its hands.
 
 ``split-first`` splits huge pages at the ends of a range in a piece of its own, after
 which faults that take no mmap_sem may come before the call does the rest.
@@ -62,11 +62,13 @@ from spfreplay_reference.contract import (
     MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
     OP_ACCESS,
+    OP_BRK,
     OP_FORK,
     OP_MADVISE,
     OP_MBIND,
     OP_MIGRATE,
     OP_MLOCK,
+    OP_MLOCKALL,
     OP_MMAP,
     OP_MPROTECT,
     OP_MREMAP,
@@ -122,6 +124,8 @@ IN_VAIN: Final = "fault-in-vain"
 LATE: Final = "late-fault"
 AGAIN: Final = "populates-again"
 SPLIT: Final = "split-first"
+#: pages that are populated one by one
+_FEW: Final = 8
 
 
 class Operation(NamedTuple):
@@ -347,6 +351,33 @@ def populate_in_between(kernel: LockedKernel, each: Operation, doing: Doing) -> 
     return doing._replace(pieces=doing.pieces + 1)
 
 
+def may_populate(each: Operation) -> bool:
+    """Is it of those calls that bring pages in, with some arguments at least?"""
+    asks = each.op == OP_MADVISE and each.args[2] in POPULATES
+    return asks or each.op in (OP_MMAP, OP_MREMAP, OP_BRK, OP_MLOCK, OP_MLOCKALL)
+
+
+def populates_one(doing: Doing) -> bool:
+    """May the next page be populated, and others come before the rest is?"""
+    pages = sum(part.end - part.start for part in doing.missing) >> PAGE_SHIFT
+    return 1 < pages <= _FEW and doing.pieces <= _FEW
+
+
+def populate_next(kernel: LockedKernel, each: Operation, doing: Doing, again: bool) -> Step:
+    """Populate one page of what a call has mapped or locked.
+
+    :param again: it will be looked at again, and populated if it is gone by then.
+    """
+    (start, end, failure), *others = doing.missing
+    mm, after = kernel._mm(each.mm), start + PAGE_SIZE
+    if populate_range(mm, kernel._profile, start, after, strict=bool(failure)):
+        return failure
+    if again:
+        return doing._replace(pieces=doing.pieces + 1)
+    rest = [PutOff(after, end, failure)] if after < end else []
+    return doing._replace(pieces=doing.pieces + 1, missing=(*rest, *others))
+
+
 def populates(each: Operation, doing: Doing) -> bool:
     """Does the next piece of an operation populate, and has none of it before?"""
     if each.op == OP_MADVISE:
@@ -464,26 +495,38 @@ def speculates(world: World, each: Operation) -> bool:
     return anon and addr // TABLE_SIZE in mm.tables
 
 
+def _cuts(mm: Mm, start: int, end: int) -> list[int]:
+    """Return where a walk of ``[start, end)`` lets its page-table lock go, with both ends.
+
+    Between tables, and between areas: mmap_sem, held for reading, keeps them as they are.
+    """
+    borders = range((start // TABLE_SIZE + 1) * TABLE_SIZE, end, TABLE_SIZE)
+    areas = mm.space.within(start, end)
+    edges = {edge for area in areas for edge in (area.start, area.end) if start < edge < end}
+    return [start, *sorted(edges.union(borders)), end]
+
+
 def _hint(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
-    """Hint what one page table maps; ``doing.error`` is the sum of the others."""
+    """Hint the next part of a range; ``doing.error`` is the sum of the others."""
     start, length = each.args[:2]
-    first = start // TABLE_SIZE + doing.pieces
-    low, high = max(start, first * TABLE_SIZE), min(start + length, (first + 1) * TABLE_SIZE)
-    hinted = doing.error + _call(kernel, each, (low, max(0, high - low)))
-    return hinted if high >= start + length else Doing(doing.pieces + 1, hinted)
+    if length <= 0:
+        return _call(kernel, each)
+    cuts = _cuts(kernel._mm(each.mm), start, start + length)
+    low, high = cuts[doing.pieces : doing.pieces + 2]
+    hinted = doing.error + _call(kernel, each, (low, high - low))
+    return hinted if high == cuts[-1] else Doing(doing.pieces + 1, hinted)
 
 
 def _zap(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
-    """Zap what one page table maps: ENOMEM of a hole is told at the end, EINVAL at once."""
+    """Zap the next part of a range: ENOMEM of a hole is told at the end, EINVAL at once."""
     start, length, advice = each.args[:3]
     end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
-    tables = (end - 1) // TABLE_SIZE - start // TABLE_SIZE
-    if start % PAGE_SIZE or end <= start or not tables:
+    if start % PAGE_SIZE or end <= start or each.mm not in kernel._mms:
         return _call(kernel, each)
-    first = start // TABLE_SIZE + doing.pieces
-    low, high = max(start, first * TABLE_SIZE), min(end, (first + 1) * TABLE_SIZE)
+    cuts = _cuts(kernel._mm(each.mm), start, end)
+    low, high = cuts[doing.pieces : doing.pieces + 2]
     error = _call(kernel, each, (low, high - low, advice)) or doing.error
-    if error == -EINVAL or doing.pieces == tables:
+    if error == -EINVAL or high == cuts[-1]:
         return error
     return Doing(doing.pieces + 1, error)
 
@@ -522,10 +565,16 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     return 0 if error_code & X86_PF_WRITE else mm.word(vpn) >> CONTENT_SHIFT
 
 
-def comes_in_vain(world: World, each: Operation, reclaimed: Collection[int]) -> bool:
+def is_store(each: Operation) -> bool:
+    """Is it an access that stores?"""
+    return each.op == OP_ACCESS and bool(each.args[1] & X86_PF_WRITE)
+
+
+def comes_in_vain(world: World, each: Operation, taken: Collection[int]) -> bool:
     """Could the fault of an access find its page mapped, and leave something behind?
 
-    :param reclaimed: pages of which reclaim or migration is not over
+    :param taken: pages that are out of their PTEs for a moment: reclaim, migration or
+        the copy for a store of another thread is not over
     """
     if each.op != OP_ACCESS:
         return False
@@ -536,7 +585,7 @@ def comes_in_vain(world: World, each: Operation, reclaimed: Collection[int]) -> 
         return False
     if error_code & X86_PF_WRITE:
         return area.anon is None and area.flags & (VM_SHARED | VM_WRITE) == VM_WRITE
-    return vpn in reclaimed and _faults_around(mm, addr, error_code, 0) is not None
+    return vpn in taken and _faults_around(mm, addr, error_code, 0) is not None
 
 
 def comes_late(world: World, each: Operation) -> bool:
