@@ -72,8 +72,8 @@ RELAXATIONS: Final = {
     STALE_TLB: "a CPU goes on using a translation until the call that removed it has flushed",
     DOWNGRADE: "munmap (4.20 and later, with stale-tlb) lets faults in before it has flushed",
     PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
-    GIVES_UP: "reclaim or migration comes to nothing while another call runs, or MADV_FREE, or "
-    "a NUMA hint, on the page that they have locked",
+    GIVES_UP: "reclaim, migration or a collapse comes to nothing while others run, or "
+    "MADV_FREE, or a NUMA hint, on the page that they have locked",
     MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration",
     LATE: "the fault of a fetch that a page has refused comes when the page is gone",
     IN_VAIN: "a fault that finds its page mapped has prepared or mapped others all the same",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
-from errno import EBUSY
+from errno import EAGAIN, EBUSY
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -18,6 +18,7 @@ from spfreplay_reference.contract import (
     OP_CACHE_ADD,
     OP_CACHE_DEL,
     OP_CHECKPOINT,
+    OP_COLLAPSE,
     OP_GAP,
     OP_MIGRATE,
     OP_MPROTECT,
@@ -155,11 +156,17 @@ def is_held(waiting: dict[int, Operation], thread: int) -> bool:
 
 
 def gives_up(operations: Sequence[Operation], number: int) -> bool:
-    """May reclaim or migration come to nothing, for another call runs meanwhile?"""
+    """May reclaim, migration or a collapse come to nothing, for others run meanwhile?
+
+    A collapse if reclaim or migration has one of its pages in its hands.
+    """
     mine = operations[number]
-    return mine.op in BY_RMAP and any(
+    if mine.op not in (*BY_RMAP, OP_COLLAPSE):
+        return False
+    return any(
         each.thread != mine.thread
         and each.op != OP_ACCESS
+        and (each.op in BY_RMAP or mine.op in BY_RMAP)
         and each.enter <= mine.exit
         and mine.enter <= each.exit
         for each in operations
@@ -345,7 +352,7 @@ class Orders:
         if move.stale >= 0:
             result: int | Doing = go_stale(world, each, move.stale)
         elif move.gives_up:
-            result = -EBUSY
+            result = -EAGAIN if each.op == OP_COLLAPSE else -EBUSY
         elif move.late:
             result = refused(world.kernel, each, at.doing[thread])
         elif move.over:
