@@ -8,15 +8,6 @@ from spfreplay import cli
 
 CORPUS = Path(__file__).resolve().parents[2] / "traces" / "corpus"
 
-#: mutation of what is mended -> what goes missing
-PLANTED = {
-    "M50": "the re-check of the VMA under the PTL",
-    "M05b": "the reference to the VMA",
-    "M16": "the test of the right to write",
-    "W11": "the section of uffd_register",
-    "spf18-mremap-source-hole": "the section on the source of a move",
-}
-
 
 def check(protocol):
     """Return the exit code of the second half of ``make traces``, under another protocol."""
@@ -25,11 +16,6 @@ def check(protocol):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutation", PLANTED)
-def test_a_planted_bug_fails_the_check(mutation):
-    assert check(f"spf-fixed+{mutation}") == 1
-
-
-@pytest.mark.slow
-def test_without_one_it_passes():
-    assert check("spf-fixed") == 0
+def test_a_planted_bug_fails_the_check():
+    """Without the re-check of the VMA under the PTL; with it, ``make traces`` passes."""
+    assert check("spf-fixed+M50") == 1
