@@ -7,7 +7,7 @@ MUTANT := $(VENV)/.mutation
 TYPING := $(VENV)/typing/spfreplay_reference
 DEMO   ?= traces/recorded/cstress.bin
 ORACLE ?= 60
-STEPS  ?= 120000000
+STEPS  ?= 60000000
 # of the mutants: every SHARE-th that is not listed as a survivor; 1: all of them
 SHARE  ?= 1
 CANNOT := { [ $$? = 5 ] && echo 'SKIPPED: oracle: no operation was compared'; }
