@@ -101,9 +101,9 @@ def plain_header(header: Header) -> Header:
 def _plain_expectation(text: str) -> str:
     """Return what is stated, if it is in words of this tool; else its verdict, if it is one."""
     words = re.split(r"[\s,;]+", text.strip())
-    known = _VERDICTS | definitions().keys() | OUTCOMES.keys() | {"under", ""}
+    known = _VERDICTS | definitions().keys() | OUTCOMES.keys() | {"under", "within", ""}
     known |= {one.slug for each in definitions().values() for one in each.known}
-    if all(_PATCHES.sub("", word) in known for word in words):
+    if all(word.isdecimal() or _PATCHES.sub("", word) in known for word in words):
         return text
     return words[0] if words[0] in _VERDICTS else ""
 

@@ -229,11 +229,13 @@ def test_the_key_leads_back(tmp_path):
     [
         ("DIVERGED spf18-mremap-source-hole, UAF_PT; MATCH under spf-fixed+M50", True),
         ("MATCH ; DIVERGED under spf-v11-file-faults", True),
+        ("DIVERGED; MATCH under spf-fixed; within 20000", True),
+        ("MATCH; within reach", False),
         ("DIVERGED as in /secret/program", False),
         ("whatever", False),
         ("", True),
     ],
 )
 def test_an_expectation_is_kept_if_it_is_in_words_of_the_tool(stated, kept):
-    verdict = stated.split(" ")[0] if stated.startswith(("MATCH", "DIVERGED")) else ""
+    verdict = stated.split()[0].strip(";") if stated.startswith(("MATCH", "DIVERGED")) else ""
     assert plain_header(Header(expect=stated)).expect == (stated if kept else verdict)
