@@ -12,6 +12,7 @@ import click
 from spfreplay.cli import complain, failed
 from spfreplay.cli.options import counting, emit, exit_code, told_as
 from spfreplay.cli.protocols import DEFAULT, ProtocolName
+from spfreplay.corpus.entry import KINDS
 from spfreplay.errors import EXIT_UNREADABLE, SpfreplayError
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def _kinds(command: F) -> F:
         "--only",
         "kinds",
         multiple=True,
-        metavar="KIND",
-        help="Only features of this kind count: pair, abort, legal.  May be repeated.",
+        type=click.Choice(KINDS),
+        help="Only features of this kind count.  May be repeated.",
     )(command)
 
 

@@ -76,6 +76,10 @@ class Entry(NamedTuple):
         return self.reached.difference(self.features) | of_kinds(self.features, kinds)
 
 
+#: what features begin with
+KINDS: Final = ("pair", "abort", "legal")
+
+
 def kind_of(feature: str) -> str:
     """Return what a feature begins with, up to the first colon: pair, abort, legal."""
     return feature.partition(":")[0]

@@ -405,3 +405,12 @@ def test_a_divergence_is_needed_too(tmp_path):
     corpus.add(RACE, {"features": ["legal:x"], "verdicts": {"spf-v11": "DIVERGED"}})
     (task,) = tasks(list(corpus), ["pair"])
     assert task.needed == {"spf-v11 DIVERGED"}
+
+
+def test_a_kind_of_features_that_there_is_not_removes_nothing(tmp_path, capsys):
+    folder = tmp_path / "corpus"
+    Corpus(folder).add("spfreplay text 1\n", {"features": ["pair:a<b"]})
+    there = sorted(folder.iterdir())
+    assert main(["corpus", "min", str(folder), "--only", "pairs"]) == 2
+    assert "'pairs' is not one of" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == there
