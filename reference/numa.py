@@ -29,7 +29,7 @@ def hint(mm: Mm, start: int, length: int) -> int:
     fork, or with the page cache, are no one's in particular.
     A huge mapping falls apart if only a part of it is meant.
 
-    Context: mmap_sem for reading; one piece per page table.
+    Context: mmap_sem for reading; one piece per page table and area.
     :return: the number of pages hinted.
     """
     low = start & -PAGE_SIZE

@@ -5,7 +5,7 @@ operation                 pieces
 ========================  ====================================================
 a call (mmap_sem, write)  one; so are userfaultfd's and khugepaged's
 MADV_DONTNEED, MADV_FREE  one per page table (512 pages)
-a NUMA hint               one per page table
+a NUMA hint               one per page table and area
 swapping out, migrating   one; without mmap_sem: it waits for nobody
 an access                 attempts: each is a fault, or gets through
 a read fault of a file    two: fault-around; the page itself, if still missing
@@ -21,7 +21,11 @@ take no mmap_sem.  ``page-held`` lets migration give up on a page that another
 access is after: that may wait for it, and then holds the page.
 
 ``gives-up`` lets reclaim and migration, which promise nothing, come to nothing where
-another call runs meanwhile: it may have the page, or its mappings, in its hands.
+another call runs meanwhile: it may have the page, or its mappings, in its hands.  So
+may a collapse where they run; MADV_FREE and NUMA hints pass over the page that they hold.
+
+``populates-again`` lets others come between two pages that a call populates, or between
+a page and the look at what came of it: what is gone by then is populated once more.
 
 ``fault-in-vain``: a fault that finds its page mapped when it takes the lock of the page
 table has done something all the same: prepared an anon_vma, or mapped around a page
@@ -160,7 +164,7 @@ class Operation(NamedTuple):
 
     @property
     def by_tables(self) -> bool:
-        """Has it one piece per page table, under mmap_sem for reading?"""
+        """Has it one piece per page table and area, under mmap_sem for reading?"""
         return self.op == OP_NUMA_HINT or self.zaps
 
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from spfreplay.diff import NumberedEvent, OrdersTold, Race, RaceFinding
 from spfreplay.engines import EngineOptions
 from spfreplay.engines.cases import Part
-from spfreplay.engines.judge import Illegal
+from spfreplay.engines.judge import Illegal, perform
 from spfreplay.engines.subject import Result
 from spfreplay.engines.tell import Teller
 from spfreplay.engines.window import Operation
@@ -231,7 +231,7 @@ def race_in_order(
     """
     assert part.case is not None
     teller = Teller(part.case, engine)
-    _, shown = teller.tell(choices)
+    shown = perform(part.case, choices, engine)
     for finding in teller.findings(shown):
         telling, _ = teller.tell(choices, partial(_same_kind, part, finding))
         if wanted(finding, telling):

@@ -233,10 +233,8 @@ class _Campaign:
         for one in done.found:
             try:
                 self.findings.take(one, self.before.seconds + self._seconds(), progress.tried)
-            except (
-                ModelError,
-                ScheduleError,
-            ) as error:  # a planted bug may break what tells it, too
+            except (ModelError, ScheduleError) as error:
+                # A planted bug may break what tells it, too.
                 progress.refused[f"telling a finding: {error}"] += 1
             progress.findings = list(self.findings.found.values())
             if self.options.first and progress.counted:

@@ -162,9 +162,7 @@ def stack(maps: list[Mapping]) -> Iterator[Line]:
 
 def policies(maps: list[Mapping]) -> Iterator[Line]:
     """Map four pages, with a memory policy."""
-    yield _keeper()
-    yield _map(maps, BASE, 4)
-    yield _access(BASE)
+    yield from touched(maps)
     yield _call(c.OP_MBIND, BASE, 4 * PAGE, c.MPOL_PREFERRED)
 
 
@@ -179,9 +177,7 @@ def hinted(maps: list[Mapping]) -> Iterator[Line]:
 
 def locked(maps: list[Mapping]) -> Iterator[Line]:
     """Map four pages and lock two of them."""
-    yield _keeper()
-    yield _map(maps, BASE, 4)
-    yield _access(BASE)
+    yield from touched(maps)
     yield _call(c.OP_MLOCK, BASE, 2 * PAGE)
 
 
@@ -216,9 +212,7 @@ def moved(maps: list[Mapping]) -> Iterator[Line]:
 
 def monitored(maps: list[Mapping]) -> Iterator[Line]:
     """Map four pages, of which a userfaultfd is told; one is there."""
-    yield _keeper()
-    yield _map(maps, BASE, 4)
-    yield _access(BASE)
+    yield from touched(maps)
     yield _call(c.OP_UFFD_REGISTER, BASE, 4 * PAGE, c.UFFD_MISSING)
 
 

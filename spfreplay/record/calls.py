@@ -12,7 +12,7 @@ from spfreplay.record.procfs import MapLine
 from spfreplay.record.rows import Rows
 from spfreplay.record.tasks import Mapping, MmState, Task, Token
 from spfreplay.trace.events import EV_NO_RESULT
-from spfreplay.trace.missing import UNMODELLED
+from spfreplay.trace.unmodelled import UNMODELLED
 from spfreplay_reference import contract as c
 
 #: CALL_* -> (OP_*, number of arguments taken over as they are)

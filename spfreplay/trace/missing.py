@@ -17,10 +17,6 @@ class Gap(NamedTuple):
     text: str
 
 
-#: How the header's fact ``counts`` names a call that changes memory, and that no engine
-#: models: behind it comes the call.
-UNMODELLED: Final = "unmodelled "
-
 MAPS_FROM_RECORDS: Final = "maps-from-mmap-records"
 MAPS_FROM_ELF: Final = "maps-from-elf"
 BEGAN_RUNNING: Final = "began-running"

@@ -2,7 +2,7 @@
 
 Neither engine is asked about them: what they did is missing in both replays.
 Some are events of the trace; others the recorder has only counted, in the
-header's fact ``counts`` (:data:`spfreplay.trace.missing.UNMODELLED`).
+header's fact ``counts``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
-from spfreplay.trace.missing import UNMODELLED
 from spfreplay_reference.contract import (
     MADV_COLLAPSE,
     MADV_GUARD_INSTALL,
@@ -20,6 +19,9 @@ from spfreplay_reference.contract import (
     OP_MMAP,
     RET_UNKNOWN,
 )
+
+#: what the name of such a call begins with in ``counts``
+UNMODELLED: Final = "unmodelled "
 
 _ADVICE: Final = {
     MADV_COLLAPSE: "madvise(MADV_COLLAPSE)",
