@@ -288,7 +288,7 @@ class Orders:
                     moves.append(Move(thread, in_vain=True))
                 if AGAIN in self.relaxations and populates(each, at.doing[thread]):
                     moves.append(Move(thread, again=True))
-                if AGAIN in self.relaxations and populates_one(at.doing[thread]):
+                if AGAIN in self.relaxations and populates_one(each, at.doing[thread]):
                     moves += [Move(thread, one=True), Move(thread, one=True, again=True)]
                 number = self._next(at, thread)
                 if GIVES_UP in self.relaxations and gives_up(self.operations, number or 0):

@@ -155,7 +155,8 @@ class Operation(NamedTuple):
     @property
     def writer(self) -> bool:
         """Does it take mmap_sem for writing?"""
-        return self.op not in (OP_ACCESS, OP_NUMA_HINT, *BY_RMAP) and not self.zaps
+        reader = self.zaps or _asks_for_pages(self)
+        return self.op not in (OP_ACCESS, OP_NUMA_HINT, *BY_RMAP) and not reader
 
     @property
     def forks(self) -> bool:
@@ -186,7 +187,8 @@ class Doing(NamedTuple):
 
     def lock(self, each: Operation) -> str:
         """Return how mmap_sem is held between the pieces: "", "read" or "write"."""
-        if self.in_fault or (self.pieces > 0 and each.by_tables):
+        page_by_page = self.missing and each.op == OP_MADVISE
+        if self.in_fault or page_by_page or (self.pieces > 0 and each.by_tables):
             return "read"
         half_made = self.split or (self.pieces > 0 and each.op == OP_FORK)
         return "write" if half_made or (self.flushing and each.writer) else ""
@@ -337,55 +339,75 @@ def _map_first(kernel: LockedKernel, each: Operation) -> Step:
     return Doing(1, result, missing=missing) if missing else result
 
 
-def _populate(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
-    """Populate what a call has mapped or locked, as it is mapped by now."""
+def _to_populate(each: Operation, doing: Doing) -> tuple[PutOff, ...]:
+    """Return what an operation has still to populate: all of it before the first piece."""
+    if _asks_for_pages(each) and not doing.pieces:
+        start, length = each.args[:2]
+        return (PutOff(start, start + (length + PAGE_SIZE - 1 & -PAGE_SIZE), 0),)
+    return doing.missing
+
+
+def _populate_part(kernel: LockedKernel, each: Operation, part: PutOff) -> int:
+    """Populate a range for a call, as it is mapped by now; return what the call fails with."""
+    start, end, failure = part
+    if each.op == OP_MADVISE:
+        return _call(kernel, each, (start, end - start, each.args[2]))
     mm = kernel._mm(each.mm)
-    for start, end, failure in doing.missing:
-        if populate_range(mm, kernel._profile, start, end, strict=bool(failure)):
-            return failure
+    failed = populate_range(mm, kernel._profile, start, end, strict=bool(failure))
+    return failure if failed else 0
+
+
+def _populate(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
+    """Populate what a call has mapped or locked."""
+    for part in _to_populate(each, doing):
+        if failed := _populate_part(kernel, each, part):
+            return failed
     return doing.error
 
 
 def populate_in_between(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     """Populate, and look again afterwards whether all of it is there."""
-    if doing.missing:
-        _populate(kernel, each, doing)
-    elif failed := _call(kernel, each):
+    failed = _populate(kernel, each, doing)
+    if failed and not doing.missing:
         return failed
     return doing._replace(pieces=doing.pieces + 1)
 
 
+def _asks_for_pages(each: Operation) -> bool:
+    return each.op == OP_MADVISE and each.args[2] in POPULATES
+
+
 def may_populate(each: Operation) -> bool:
     """Is it of those calls that bring pages in, with some arguments at least?"""
-    asks = each.op == OP_MADVISE and each.args[2] in POPULATES
-    return asks or each.op in (OP_MMAP, OP_MREMAP, OP_BRK, OP_MLOCK, OP_MLOCKALL)
+    calls = (OP_MMAP, OP_MREMAP, OP_BRK, OP_MLOCK, OP_MLOCKALL)
+    return _asks_for_pages(each) or each.op in calls
 
 
-def populates_one(doing: Doing) -> bool:
+def populates_one(each: Operation, doing: Doing) -> bool:
     """May the next page be populated, and others come before the rest is?"""
-    pages = sum(part.end - part.start for part in doing.missing) >> PAGE_SHIFT
-    return 1 < pages <= _FEW and doing.pieces <= _FEW
+    parts = _to_populate(each, doing)
+    pages = sum(part.end - part.start for part in parts) >> PAGE_SHIFT
+    aligned = not any(part.start % PAGE_SIZE for part in parts)
+    return aligned and 1 < pages <= _FEW and doing.pieces <= _FEW
 
 
 def populate_next(kernel: LockedKernel, each: Operation, doing: Doing, again: bool) -> Step:
-    """Populate one page of what a call has mapped or locked.
+    """Populate one page of what a call has to populate.
 
     :param again: it will be looked at again, and populated if it is gone by then.
     """
-    (start, end, failure), *others = doing.missing
-    mm, after = kernel._mm(each.mm), start + PAGE_SIZE
-    if populate_range(mm, kernel._profile, start, after, strict=bool(failure)):
-        return failure
-    if again:
-        return doing._replace(pieces=doing.pieces + 1)
-    rest = [PutOff(after, end, failure)] if after < end else []
+    (start, end, failure), *others = _to_populate(each, doing)
+    after = start + PAGE_SIZE
+    if failed := _populate_part(kernel, each, PutOff(start, after, failure)):
+        return failed
+    rest = [PutOff(start if again else after, end, failure)] if again or after < end else []
     return doing._replace(pieces=doing.pieces + 1, missing=(*rest, *others))
 
 
 def populates(each: Operation, doing: Doing) -> bool:
     """Does the next piece of an operation populate, and has none of it before?"""
     if each.op == OP_MADVISE:
-        return each.args[2] in POPULATES and not doing.pieces
+        return _asks_for_pages(each) and not doing.pieces
     return bool(doing.missing) and doing.pieces == 1
 
 
