@@ -35,8 +35,8 @@ LAG: Final = 4
 BATCH: Final = 24
 #: entries of the corpus that a batch gets to start from
 _PARENTS: Final = 48
-#: seconds between two writings of the state
-_WRITE_EVERY: Final = 5.0
+#: share of the time that may go into writing the state: who is killed goes on from the last
+_WRITING: Final = 0.02
 #: traces of the corpus that a batch looks at when a campaign begins
 _GIVEN: Final = 12
 
@@ -150,7 +150,7 @@ class _Campaign:
         self._given: deque[Draft] = deque()
         #: results that are not part of the corpus yet
         self._pending: deque[Done] = deque()
-        self._written = self.began
+        self._write_at = self.began
         self._next = self.state.batches
         self._submitted = 0  # traces
 
@@ -243,14 +243,16 @@ class _Campaign:
         progress.refused += self.findings.refused
         self.findings.refused.clear()
         self._pending.append(done)
-        self.state.batches = done.number + 1
         if self.on_progress is not None:
             self.on_progress(progress)
-        if time.monotonic() - self._written >= _WRITE_EVERY:
+        if time.monotonic() >= self._write_at:
             self.write()
 
     def _fold(self, done: Done) -> None:
-        """Take the traces of a batch into the corpus that still meet something new."""
+        """Take the traces of a batch into the corpus that still meet something new.
+
+        Who is killed makes the batches anew that have not come so far.
+        """
         for kept in done.kept:
             if kept.features <= self.progress.features:
                 continue
@@ -258,6 +260,7 @@ class _Campaign:
             self.progress.last_new = self._seconds()
             self.progress.drafts.append(kept.draft)
             self._add(kept)
+        self.state.batches = done.number + 1
 
     def _add(self, kept: Kept) -> None:
         verdict = "DIVERGED" if kept.diverged else "MATCH"
@@ -298,7 +301,7 @@ class _Campaign:
     def write(self) -> None:
         """Write down where it stands.  :raises CannotError: that is not possible"""
         state, progress = self.state, self.progress
-        self._written = time.monotonic()
+        began = time.monotonic()
         before, counts = self.before, progress.counts
         state.seconds = before.seconds + self._seconds()
         state.tried = before.tried + progress.tried
@@ -312,6 +315,8 @@ class _Campaign:
         except OSError as error:
             what = f"{self.options.corpus}: cannot be written: {error.strerror}"
             raise CannotError(what) from error
+        ended = time.monotonic()
+        self._write_at = ended + (ended - began) / _WRITING
 
 
 def _diff_options(options: FuzzOptions) -> DiffOptions:

@@ -18,7 +18,7 @@ from spfreplay import cluster as cluster_module
 from spfreplay.corpus import Corpus
 from spfreplay.errors import EXIT_CANNOT, CannotError, TraceError
 from spfreplay.executors import WorkerDied, as_done, executor, in_order
-from spfreplay.fuzz.campaign import FuzzOptions, fuzz
+from spfreplay.fuzz.campaign import BATCH, FuzzOptions, fuzz
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +129,7 @@ def test_a_campaign_is_the_same_on_a_cluster_that_loses_a_worker(cluster, tmp_pa
         wait_for(lambda: pool.workers == 2)
 
     def look(progress):
-        if progress.state.batches == 2:  # of eight; four are under way
+        if progress.tried == 2 * BATCH:  # of eight batches; four are under way
             cluster.workers[0].send_signal(signal.SIGKILL)
 
     there = fuzz(options._replace(corpus=tmp_path / "there", dask=cluster.address), look)
