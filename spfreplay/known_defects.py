@@ -201,6 +201,15 @@ V11: Final = (
         deciding=_STALE,
     ),
     KnownDefect(
+        "pvl23-anon-vma-check-before-lock",
+        "the anon_vma that a fault has seen is gone when it needs it, and it makes another",
+        "Jann Horn, commit 657b5146955e, for per-VMA locks; v11 19/26 has the same gap",
+        {"STATE"},
+        operations={OP_MREMAP},
+        only={OP_MREMAP},
+        deciding={"dontunmap_complete"},
+    ),
+    KnownDefect(
         "spf18-mremap-source-hole",
         "the old range of a move is linked, even and faultable until it is unmapped",
         "v12 11/31 and the code of v11",

@@ -49,6 +49,7 @@ DEFECTS: Final = (
     _back("fix-policy", kill_access("UAF_OBJ"), "B29"),
     _back("fix-nx-fetch", kill("LIVELOCK", "STATE"), note="needs no second CPU"),
     _back("fix-rmap-index", kill("WRONG_INDEX"), "M10d"),
+    _back("fix-anon-vma-prepare", kill("STATE")),
     _back("fix-fork-sections", _LOST_STORE, "W17", "W17a", "B18"),
     _back("fix-shared-dontneed fix-shared-free fix-shared-numa", _TWO_WRITERS, "W24", "B17"),
     _back("fix-shared-dontneed", _TWO_WRITERS, id_="W24a", note="two MADV_DONTNEED"),

@@ -309,6 +309,41 @@ RMAP_INDEX: Final = Patch(
     features=("SPLIT", "ANON_VMA"),
 )  # fmt: skip
 
+ANON_VMA_PREPARE: Final = Patch(
+    "fix-anon-vma-prepare",
+    "a speculative fault makes no anon_vma, should the one that was there be gone",
+    FIX,
+    (
+        hunk("memory", "do_anonymous_page", """
+     if anon_vma is None:
++        if vmf.flags & FAULT_FLAG_SPECULATIVE:
++            vmf.reason = SPF_NOTSUP_ANON_VMA
++            return VM_FAULT_RETRY
+         error = yield from anon_vma_prepare(task, vma)
+"""),
+        hunk("memory", "wp_page_copy", """
+     if anon_vma is None:
++        if vmf.flags & FAULT_FLAG_SPECULATIVE:
++            vmf.reason = SPF_NOTSUP_ANON_VMA
++            if old_page is not None:
++                yield from put_page(kernel, old_page)
++            return VM_FAULT_RETRY
+         error = yield from anon_vma_prepare(task, vma)
+"""),
+        hunk("do_fault", "do_cow_fault", """
+     if anon_vma is None:
++        if vmf.flags & FAULT_FLAG_SPECULATIVE:
++            vmf.reason = SPF_NOTSUP_ANON_VMA
++            return VM_FAULT_RETRY
+         error = yield from anon_vma_prepare(task, vma)
+"""),
+    ),
+    source="Jann Horn, commit 657b5146955e, for per-VMA locks; 6.10, vmf_anon_prepare()",
+    twin="pvl23-anon-vma-check-before-lock",
+    features=("ANON_VMA", "MREMAP"),
+    note="v11 is older than MREMAP_DONTUNMAP, which takes the anon_vma away",
+)  # fmt: skip
+
 FIXES_OF_FAULTS: Final = (
     PMD_NONE_READ,
     PTE_ALLOC,
@@ -321,4 +356,5 @@ FIXES_OF_FAULTS: Final = (
     POLICY,
     NX_FETCH,
     RMAP_INDEX,
+    ANON_VMA_PREPARE,
 )

@@ -159,6 +159,7 @@ SETTLED: Final[dict[str, Settled]] = {
     "spf17-mempolicy-pointer-swap": Settled("mbind-numa", "UAF_OBJ"),
     "spf18-nx-fetch-livelock": Settled("nx-fetch", "STATE"),
     "spf17-live-fields-at-commit": Settled("mprotect-border", "WRONG_INDEX"),
+    "pvl23-anon-vma-check-before-lock": Settled("mremap-dontunmap-onto-fault", "STATE"),
     "spf19-fork-stale-tlb": Settled("fork-stale-tlb", "STATE"),
     "aspf22-seq-two-writers": Settled("two-shared-writers", "ODD_SEQUENCE"),
     "W24a": Settled("dontneed-dontneed", "ODD_SEQUENCE"),
