@@ -182,13 +182,13 @@ class Doing(NamedTuple):
     split: bool = False
     #: bits of the page that has refused an access whose fault has not begun
     refused: int = 0
-    #: mappings are in place; what is still to be populated, and what comes of a failure
+    #: what is still to be zapped or hinted; or to be populated, and what a failure gives
     missing: tuple[PutOff, ...] = ()
 
     def lock(self, each: Operation) -> str:
         """Return how mmap_sem is held between the pieces: "", "read" or "write"."""
-        page_by_page = self.missing and each.op == OP_MADVISE
-        if self.in_fault or page_by_page or (self.pieces > 0 and each.by_tables):
+        populates = self.missing and each.op == OP_MADVISE
+        if self.in_fault or (self.pieces > 0 and (populates or each.by_tables)):
             return "read"
         half_made = self.split or (self.pieces > 0 and each.op == OP_FORK)
         return "write" if half_made or (self.flushing and each.writer) else ""
@@ -388,7 +388,7 @@ def populates_one(each: Operation, doing: Doing) -> bool:
     parts = _to_populate(each, doing)
     pages = sum(part.end - part.start for part in parts) >> PAGE_SHIFT
     aligned = not any(part.start % PAGE_SIZE for part in parts)
-    return aligned and 1 < pages <= _FEW and doing.pieces <= _FEW
+    return not each.by_tables and aligned and 1 < pages <= _FEW and doing.pieces <= _FEW
 
 
 def populate_next(kernel: LockedKernel, each: Operation, doing: Doing, again: bool) -> Step:
@@ -408,7 +408,7 @@ def populates(each: Operation, doing: Doing) -> bool:
     """Does the next piece of an operation populate, and has none of it before?"""
     if each.op == OP_MADVISE:
         return _asks_for_pages(each) and not doing.pieces
-    return bool(doing.missing) and doing.pieces == 1
+    return may_populate(each) and bool(doing.missing) and doing.pieces == 1
 
 
 def _fork_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
@@ -521,15 +521,16 @@ def speculates(world: World, each: Operation) -> bool:
     return anon and addr // TABLE_SIZE in mm.tables
 
 
-def _cuts(mm: Mm, start: int, end: int) -> list[int]:
-    """Return where a walk of ``[start, end)`` lets its page-table lock go, with both ends.
+def _part(mm: Mm, doing: Doing, start: int, end: int) -> tuple[int, int]:
+    """Return the part of ``[start, end)`` up to where a walk lets its page-table lock go.
 
-    Between tables, and between areas: mmap_sem, held for reading, keeps them as they are.
+    At the end of a table, or of an area; those can grow meanwhile, if they are stacks.
     """
-    borders = range((start // TABLE_SIZE + 1) * TABLE_SIZE, end, TABLE_SIZE)
-    areas = mm.space.within(start, end)
-    edges = {edge for area in areas for edge in (area.start, area.end) if start < edge < end}
-    return [start, *sorted(edges.union(borders)), end]
+    if doing.missing:
+        start = doing.missing[0].start
+    edges = {edge for area in mm.space.within(start, end) for edge in (area.start, area.end)}
+    edges |= {(start // TABLE_SIZE + 1) * TABLE_SIZE, end}
+    return start, min(edge for edge in edges if edge > start)
 
 
 def _hint(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
@@ -537,10 +538,11 @@ def _hint(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     start, length = each.args[:2]
     if length <= 0:
         return _call(kernel, each)
-    cuts = _cuts(kernel._mm(each.mm), start, start + length)
-    low, high = cuts[doing.pieces : doing.pieces + 2]
+    end = start + length
+    low, high = _part(kernel._mm(each.mm), doing, start, end)
     hinted = doing.error + _call(kernel, each, (low, high - low))
-    return hinted if high == cuts[-1] else Doing(doing.pieces + 1, hinted)
+    left = (PutOff(high, end, 0),)
+    return hinted if high == end else Doing(doing.pieces + 1, hinted, missing=left)
 
 
 def _zap(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
@@ -549,12 +551,11 @@ def _zap(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
     if start % PAGE_SIZE or end <= start or each.mm not in kernel._mms:
         return _call(kernel, each)
-    cuts = _cuts(kernel._mm(each.mm), start, end)
-    low, high = cuts[doing.pieces : doing.pieces + 2]
+    low, high = _part(kernel._mm(each.mm), doing, start, end)
     error = _call(kernel, each, (low, high - low, advice)) or doing.error
-    if error == -EINVAL or high == cuts[-1]:
+    if error == -EINVAL or high == end:
         return error
-    return Doing(doing.pieces + 1, error)
+    return Doing(doing.pieces + 1, error, missing=(PutOff(high, end, 0),))
 
 
 # -- accesses ---------------------------------------------------------------
