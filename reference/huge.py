@@ -75,13 +75,21 @@ def huge_write_protected(mm: Mm, area: Area, vpn: int, bits: int) -> int:
             del mm.bits[each]
         _map_huge_anon(mm, area, first)
         return OUT_THP_COPY
-    if all(mm.frames[each].maps == 1 for each in pages):
-        for each in pages:
-            mm.frames[each].exclusive = True
-            mm.bits[each] |= PG_WRITE | PG_DIRTY
-        return OUT_REUSE
-    mm.split_huge(vpn)
-    return 0
+    if falls_apart(mm, vpn, bits):
+        mm.split_huge(vpn)
+        return 0
+    for each in pages:
+        mm.frames[each].exclusive = True
+        mm.bits[each] |= PG_WRITE | PG_DIRTY
+    return OUT_REUSE
+
+
+def falls_apart(mm: Mm, vpn: int, bits: int) -> bool:
+    """Is this a huge page that others have, too? A write takes but a small page of it."""
+    first = vpn & ~(PTRS_PER_PTE - 1)
+    if not bits & PG_HUGE or bits & KIND_MASK != KIND_ANON:
+        return False
+    return any(mm.frames[each].maps != 1 for each in range(first, first + PTRS_PER_PTE))
 
 
 def _map_huge_anon(mm: Mm, area: Area, first: int) -> None:

@@ -9,6 +9,7 @@ a NUMA hint               one per page table and area
 swapping out, migrating   one; without mmap_sem: it waits for nobody
 an access                 attempts: each is a fault, or gets through
 a read fault of a file    two: fault-around; the page itself, if still missing
+a store to a huge page    two if others have it, too: it falls apart; the small page
 what populates            two: the mappings (write); their pages (read)
 ========================  ====================================================
 
@@ -103,6 +104,7 @@ from spfreplay_reference.contract import (
 from spfreplay_reference.engine import LockedKernel
 from spfreplay_reference.faults import RETRIES, access, fault, map_around, map_itself
 from spfreplay_reference.fork import copy_pages, stretches, without_pages
+from spfreplay_reference.huge import falls_apart
 from spfreplay_reference.keys import key_of
 from spfreplay_reference.layers import layer_of
 from spfreplay_reference.memory import WAITS, Frame, Mm, PutOff
@@ -174,7 +176,7 @@ class Doing(NamedTuple):
 
     pieces: int = 0
     error: int = 0
-    #: one fault, between fault-around and the page itself
+    #: one fault: what was around the page, or the huge page of it, is done with
     in_fault: bool = False
     #: all done but the flush, which is all the others see of it
     flushing: bool = False
@@ -569,7 +571,9 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     bits = mm.bits.get(vpn, 0)
     if doing.in_fault:
         area = mm.space.at(addr)
-        if not bits and area is not None:
+        if error_code & X86_PF_WRITE:
+            fault(mm, kernel._profile, addr, X86_PF_WRITE, bits)
+        elif not bits and area is not None:
             map_itself(mm, kernel._profile, area, vpn)
         return again
     if doing.refused:
@@ -580,6 +584,9 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
         if area is not None:
             map_around(mm, kernel._profile, area, vpn)
             return again._replace(in_fault=vpn not in mm.bits)
+        if _splits(mm, addr, error_code, bits):
+            mm.split_huge(vpn)
+            return again._replace(in_fault=True)
         outcome = fault(mm, kernel._profile, addr, error_code & X86_PF_WRITE, bits)
         if OUT_UFFD <= outcome <= OUT_SIGBUS:
             return -outcome
@@ -660,6 +667,18 @@ def _faults_around(mm: Mm, addr: int, error_code: int, bits: int) -> Area | None
     inside = backing.pages < 0 or area.index(addr >> PAGE_SHIFT) < backing.pages
     around = inside and backing.around and area.flags & VM_ACCESS
     return area if around else None
+
+
+def _splits(mm: Mm, addr: int, error_code: int, bits: int) -> bool:
+    """Is this a store to a huge page that others have, too?"""
+    if (
+        not error_code & X86_PF_WRITE
+        or bits & WAITS
+        or not falls_apart(mm, addr >> PAGE_SHIFT, bits)
+    ):
+        return False
+    area = mm.space.at(addr)
+    return area is not None and bool(area.flags & VM_WRITE)
 
 
 # -- translations that are not flushed yet ----------------------------------

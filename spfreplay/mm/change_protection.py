@@ -126,8 +126,12 @@ def change_pmd(
         return 0
     if entry.__class__ is int:
         if end - start == HPAGE_PMD_SIZE:
-            return (yield from change_huge_pmd(task, mm.kernel, pmd, index, newprot, upgrade))
-        yield from split_huge_pmd(task, mm, pmd, start)
+            kernel = mm.kernel
+            pages = yield from change_huge_pmd(task, kernel, pmd, index, newprot, upgrade)
+            if pages >= 0:
+                return pages
+        else:
+            yield from split_huge_pmd(task, mm, pmd, start)
         yield READ, pmd, ENTRY
         entry = pmd.entries[index]
         if entry is None or entry.__class__ is int:
@@ -250,7 +254,7 @@ def is_exclusive(kernel: Kernel, pte: int) -> bool:
 def change_huge_pmd(
     task: Task, kernel: Kernel, pmd: PageTable, index: int, newprot: int, upgrade: int
 ) -> Steps[int]:
-    """Change a whole huge page; return the pages it maps.
+    """Change a whole huge page; return the pages it maps, -1 if somebody has split it.
 
     Models: mm/huge_memory.c:change_huge_pmd()
     """
@@ -260,8 +264,10 @@ def change_huge_pmd(
     word = pmd.entries[index]
     changed = 0
     wanted = word.__class__ is int
-    if upgrade == PROT_NUMA:
-        wanted = wanted and word >> PTE_CLASS_SHIFT == CLASS_ANON and not word & PAGE_PROTNONE
+    if not wanted:
+        changed = -1
+    elif upgrade == PROT_NUMA:
+        wanted = word >> PTE_CLASS_SHIFT == CLASS_ANON and not word & PAGE_PROTNONE
     if wanted:
         changed = HPAGE_PMD_NR
         entry = word & PAGE_CHG_MASK | newprot
