@@ -1,8 +1,9 @@
 """A shrunk trace as a file that states what it shows, and is checked against that.
 
 The header's fact ``shrunk`` says under which protocol which signature shows, in
-which order of steps; ``expect`` is the verdict of a plain ``diff``.  Both are
-taken from the file again and tried: by who wrote it, and by the tests.
+which order of steps; ``expect`` is the verdict of a plain ``diff``, bounded where its windows
+have more orders than that.  Both are taken from the file again and tried: by who wrote
+it, and by the tests.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from spfreplay.ci import expectation_of
+from spfreplay.diff import SCOPES, DiffOptions
 from spfreplay.engines import EngineOptions
 from spfreplay.engines.judge import perform
 from spfreplay.errors import ModelError, SpfreplayError, TraceError
@@ -31,6 +34,8 @@ from spfreplay.signature import RECORDED, Signature, recorded_signature
 from spfreplay.trace.container import Trace, open_trace
 
 FACT: Final = "shrunk"
+#: steps of a window for which a verdict is stated, if they are not enough for all orders
+WITHIN: Final = 20_000
 #: characters of a line of comment
 _WIDE: Final = 88
 
@@ -136,8 +141,9 @@ def regression_text(shrunk: Shrunk, made: Claim, source: Mapping[str, Any]) -> s
     """
     header = replace(shrunk.tables.header, facts={FACT: made.fact(source)}, expect="")
     draft = Draft(replace(shrunk.tables, header=header), tuple(shrunk.events))
-    verdict = diff_trace(draft.trace()).verdict
-    header = replace(header, expect=verdict)
+    found = diff_trace(draft.trace(), DiffOptions(window_steps=WITHIN))
+    bound = "" if found.scope == SCOPES[-1] else f"; within {WITHIN}"
+    header = replace(header, expect=f"{found.verdict}{bound}")
     draft = Draft(replace(shrunk.tables, header=header), tuple(shrunk.events))
     first, _, rest = draft.text.partition("\n")
     return "\n".join([first, *_comments(made, source), rest])
@@ -199,12 +205,14 @@ def disagreement(trace: Trace) -> str:
     made = Claim.of(trace)
     if made is None:
         return "it claims nothing"
-    verdict = diff_trace(trace).verdict
-    if verdict != trace.header.expect.partition(" ")[0]:
-        return f"expected {trace.header.expect}, found {verdict}"
+    options = DiffOptions()
+    stated = expectation_of(trace.header.expect, options.protocol, trace.path)
+    found = diff_trace(trace, options._replace(window_steps=stated.within))
+    if found.verdict != stated.verdict:
+        return f"expected {trace.header.expect}, found {found.verdict}"
     if made.signature.outcome == RECORDED:
-        found = recorded_signature(recorded_order(trace, Manner(made.engine)))
-        return "" if found == made.signature else f"expected {made.signature}, found {found}"
+        shown = recorded_signature(recorded_order(trace, Manner(made.engine)))
+        return "" if shown == made.signature else f"expected {made.signature}, found {shown}"
     return _in_its_order(trace, made)
 
 
