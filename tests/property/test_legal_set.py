@@ -172,7 +172,19 @@ def test_the_legal_set_is_what_all_orders_come_to(seed, threads, forks, islands)
     assert plain_orders.images(window.kernel) == before
 
 
-@pytest.mark.parametrize("seed, threads, forks, islands", CASES[:100])
+#: windows of so many orders that all of them take long
+WIDE = ("11-3", "11-fork")
+
+
+def but_wide(cases):
+    slow = pytest.mark.slow
+    return [
+        pytest.param(*each.values, id=each.id, marks=slow if each.id in WIDE else ())
+        for each in cases
+    ]
+
+
+@pytest.mark.parametrize("seed, threads, forks, islands", but_wide(CASES[:100]))
 def test_what_is_not_flushed_counts_under_its_name(seed, threads, forks, islands):
     window = Window(seed + 1000, threads=threads, forks=forks, islands=islands)
     names = (legal.STALE_TLB, legal.DOWNGRADE)
