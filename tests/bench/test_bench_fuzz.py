@@ -1,11 +1,13 @@
 """What fuzzing costs: decoding, one order, every order; and what is met again.
 
 Everything is printed, nothing asserted of time, which is that of the CPU: another
-process beside it does not count.
+process beside it does not count.  But for two processes, which are timed by the clock:
+on two cores that have nothing else to do.
 """
 
 import random
 import time
+from multiprocessing import get_context
 
 import pytest
 
@@ -29,6 +31,15 @@ def timed(work):
     began = time.process_time()
     result = work()
     return result, time.process_time() - began
+
+
+def on_two_cores(work, parts=(11, 12, 13, 14, 15, 16)):
+    """Return what ``work`` makes of each part, and seconds by the clock."""
+    with get_context("fork").Pool(2) as pool:
+        pool.map(work, (1, 2))  # what is built once is built now
+        began = time.monotonic()
+        results = pool.map(work, parts, chunksize=1)
+        return results, time.monotonic() - began
 
 
 def test_decoding():
@@ -71,6 +82,37 @@ def test_every_order_each():
     print(f"  {100 * sum(hit) / len(hit):.0f} % of {len(hit)} further ones")
     found, seconds = timed(lambda: [list(explorer.explore(each)) for each in again])
     print(f"  {len(again) / seconds:,.0f} traces/s where all is known")
+
+
+def one_order_each(seed):
+    ran = [try_once(decode(each), seed, FIXED) is not None for each in some_bytes(1_000, seed)]
+    return len(ran), sum(ran)
+
+
+def every_order_each(seed):
+    """Return traces, those with windows that are new, and those explored completely."""
+    explorer = Thorough(FIXED, 20_000)
+    traces = fresh = whole = 0
+    for each in some_bytes(200, seed):
+        windows = list(explorer.explore(trace_of(completed(decode(each)))))
+        new = [window for window in windows if not window.cached]
+        traces += 1
+        fresh += bool(new)
+        whole += bool(new) and all(window.complete for window in new)
+    return traces, fresh, whole
+
+
+def test_two_cores():
+    found, seconds = on_two_cores(one_order_each)
+    traces, ran = map(sum, zip(*found, strict=True))
+    print(f"\n{traces / seconds:,.0f} traces/s under one order each, {ran / seconds:,.0f} of")
+    print("  them with a window, in two processes")
+    found, seconds = on_two_cores(every_order_each)
+    traces, fresh, whole = map(sum, zip(*found, strict=True))
+    print(
+        f"{traces / seconds:,.0f} traces/s in every order; {fresh / seconds:,.0f} with windows"
+    )
+    print(f"  that were not known, {whole / seconds:,.0f} of them explored completely")
 
 
 def test_batches():
