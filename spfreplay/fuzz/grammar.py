@@ -36,9 +36,10 @@ from spfreplay.fuzz.verbs import (
     Arguments,
     Mapping,
     Templates,
+    all_of_table,
 )
 from spfreplay.trace.events import Event
-from spfreplay_reference.contract import OP_ACCESS, OP_FORK, OP_MREMAP
+from spfreplay_reference.contract import OP_ACCESS, OP_FORK, OP_MREMAP, OP_MUNMAP
 
 RECORD: Final = 4
 #: records beyond these are not looked at
@@ -47,7 +48,7 @@ MOST_RECORDS: Final = 16
 WIDEST: Final = 6
 #: of so many events that overlap, below which the second byte of a record says that the
 #: next one does not: rather two, which can be explored in every order
-_ALONE: Final = (0, 32, 160, 208, 208, 208, 208)
+_ALONE: Final = (0, 32, 128, 208, 208, 208, 208)
 #: ns that an operation takes; of a group that overlaps the last of each thread ends last
 _SLOT: Final = 100
 _FIRST_GROUP: Final = 1_000_000
@@ -83,7 +84,8 @@ def decode(data: bytes) -> Draft:
                 events.append(_second_child(events[-1]))
             group = []
         number, build = _templates(group)[op]
-        arguments = build(maps, _near(group, who), where, how)
+        near = _near(group, who)
+        arguments = build(maps, near, where, how)
         if number == OP_FORK:
             if forked or any(each[1] == OP_FORK for each in group):
                 continue
@@ -94,6 +96,8 @@ def decode(data: bytes) -> Draft:
             tid = tids[(who + 1) % len(tids)]
         elif len(group) > 1 and who & 0x10:  # who has called looks at what came of it
             tid = group[_caller(group)][0]
+            if who & 0x08 and near >= 0:  # or takes all away
+                number, arguments = OP_MUNMAP, all_of_table(near)
         group.append((tid, number, arguments))
     if group:
         forked = _flush(events, group, groups + 1) or forked
@@ -118,9 +122,14 @@ def _caller(group: _Group) -> int:
 
 
 def _near(group: _Group, who: int) -> int:
-    """Return the page where the others are; of a move one of two.  -1: there are none."""
+    """Return a page where the others are, rather one that somebody accesses; of a move
+    one of two.  -1: there are none.
+    """
     if not group:
         return -1
+    for _, op, arguments in group:
+        if op == OP_ACCESS:
+            return arguments[0]
     _, op, arguments = group[0]
     if op in NOWHERE:
         return -1

@@ -154,8 +154,9 @@ def heap(maps: list[Mapping]) -> Iterator[Line]:
 
 
 def stack(maps: list[Mapping]) -> Iterator[Line]:
-    """Map an area that grows downwards."""
+    """Map an area that grows downwards, and send some to where it may grow."""
     yield _keeper()
+    maps.append((BASE + 15 * PAGE, 1))
     yield _map(maps, BASE + 16 * PAGE, 2, flags=_ANON | c.MAP_GROWSDOWN)
     yield _access(BASE + 16 * PAGE)
 
@@ -229,9 +230,16 @@ def left_to_child(maps: list[Mapping]) -> Iterator[Line]:
     yield _call(c.OP_MADVISE, BASE + PAGE, PAGE, c.MADV_DONTNEED)
 
 
+def grown(maps: list[Mapping]) -> Iterator[Line]:
+    """Map an area that grows downwards and has grown, next to where it may grow further."""
+    yield from stack(maps)
+    yield _access(BASE + 14 * PAGE)
+    maps[0] = BASE + 13 * PAGE, 1
+
+
 #: the number of a scene is its place here: new ones go to the end
 SCENES: Final[tuple[Scene, ...]] = (
     touched, alone, last_in_table, across, neighbours, forked, swapped, zeroes, huge,
     small_in_huge, files, heap, stack, policies, hinted, locked, in_swap_cache, untouched,
-    moved, monitored, hinted_with_policy, left_to_child, shared_huge,
+    moved, monitored, hinted_with_policy, left_to_child, shared_huge, grown,
 )  # fmt: skip

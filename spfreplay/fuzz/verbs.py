@@ -74,6 +74,11 @@ def _page(maps: list[Mapping], near: int, where: int) -> tuple[int, int, int]:
     return start + offset * PAGE, offset, pages - offset
 
 
+def _there(where: int) -> int:
+    """Return the byte, changed to mean a first page more often: that one is mostly there."""
+    return where & 0xF8 if where & 1 else where
+
+
 def _range(maps: list[Mapping], near: int, where: int, how: int) -> tuple[int, int]:
     """Return an address and a length in bytes: of a mapping that a page divides, what
     is on one side of it; all of it; its first page.
@@ -97,14 +102,28 @@ def _range(maps: list[Mapping], near: int, where: int, how: int) -> tuple[int, i
     return addr, PAGE
 
 
-def _access(code: int) -> Build:
+def _access(code: int, close: int = 0) -> Build:
+    """Return what makes an access.
+
+    :param close: bits of the last byte, of which any sends it to where the others are
+    """
+
     def build(maps: list[Mapping], near: int, where: int, how: int) -> Arguments:
+        if how & close:
+            where |= 0x80
         return _page(maps, near, where)[0], code, 0, 0, 0, 0, _OPEN
 
     return build
 
 
+def all_of_table(addr: int) -> Arguments:
+    """Return what unmaps all that a PTE table maps, so that the table goes, too."""
+    return addr & -TABLE, TABLE, 0, 0, 0, 0, 0
+
+
 def _munmap(maps: list[Mapping], near: int, where: int, how: int) -> Arguments:
+    if how >= 0xC0:
+        return all_of_table(_page(maps, near, where)[0])
     addr, length = _range(maps, near, where, how)
     return addr, length, 0, 0, 0, 0, 0
 
@@ -144,6 +163,7 @@ def _mmap(maps: list[Mapping], near: int, where: int, how: int) -> Arguments:
 
 def _mremap(maps: list[Mapping], near: int, where: int, how: int) -> Arguments:
     kind = how >> 6
+    where = _there(where)
     if kind == 3:  # in place: it shrinks, or grows
         addr, length = _range(maps, near, where, how & 7)
         new = max(PAGE, length + (PAGE if how & 8 else -PAGE))
@@ -190,7 +210,7 @@ def _uffd_register(maps: list[Mapping], near: int, where: int, how: int) -> Argu
 
 
 def _one_page(maps: list[Mapping], near: int, where: int, how: int) -> Arguments:
-    return _page(maps, near, where)[0], 0, 0, 0, 0, 0, _OPEN
+    return _page(maps, near, _there(where))[0], 0, 0, 0, 0, 0, _OPEN
 
 
 def _collapse(maps: list[Mapping], near: int, where: int, how: int) -> Arguments:
@@ -208,12 +228,17 @@ def _fork(maps: list[Mapping], near: int, where: int, how: int) -> Arguments:
 _USER: Final = c.X86_PF_USER
 #: operation, builder, share
 _Weight: TypeAlias = tuple[int, Build, int]
-_ACCESSES: Final[tuple[_Weight, ...]] = (
-    (c.OP_ACCESS, _access(_USER | c.X86_PF_WRITE), 60),
-    (c.OP_ACCESS, _access(_USER), 34),
-    (c.OP_ACCESS, _access(_USER | c.X86_PF_INSTR), 3),
-    (c.OP_ACCESS, _access(c.X86_PF_WRITE), 3),
-)
+
+
+def _accesses(close: int) -> tuple[_Weight, ...]:
+    return (
+        (c.OP_ACCESS, _access(_USER | c.X86_PF_WRITE, close), 60),
+        (c.OP_ACCESS, _access(_USER, close), 34),
+        (c.OP_ACCESS, _access(_USER | c.X86_PF_INSTR, close), 3),
+        (c.OP_ACCESS, _access(c.X86_PF_WRITE, close), 3),
+    )
+
+
 #: Rare operations get their share: what is between them and a fault is as easily wrong.
 _CALLS: Final[tuple[_Weight, ...]] = (
     (c.OP_MUNMAP, _munmap, 10),
@@ -238,11 +263,11 @@ _CALLS: Final[tuple[_Weight, ...]] = (
 Templates: TypeAlias = tuple[tuple[int, Build], ...]
 
 
-def _templates(accesses: int) -> Templates:
+def _templates(accesses: int, close: int = 0) -> Templates:
     """Return 256 of them, so many of which are accesses."""
     return tuple(
         (op, build)
-        for weights, places in ((_ACCESSES, accesses), (_CALLS, 256 - accesses))
+        for weights, places in ((_accesses(close), accesses), (_CALLS, 256 - accesses))
         for op, build in _shares(weights, places)
     )
 
@@ -258,7 +283,7 @@ def _shares(weights: tuple[_Weight, ...], places: int) -> Iterator[tuple[int, Bu
 
 #: an operation that comes alone, or first
 TEMPLATES: Final = _templates(112)
-#: what meets accesses, and what meets a call
-MEETS_ACCESS: Final = _templates(40)
+#: what meets accesses, and what meets a call; two accesses of different pages do not meet
+MEETS_ACCESS: Final = _templates(48, close=7)
 MEETS_CALL: Final = _templates(168)
 assert {len(TEMPLATES), len(MEETS_ACCESS), len(MEETS_CALL)} == {256}

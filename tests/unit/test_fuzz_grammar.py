@@ -8,9 +8,10 @@ from spfreplay.fuzz import decode
 from spfreplay.fuzz.scenes import SCENES
 from spfreplay.fuzz.settle import completed
 from spfreplay.fuzz.trial import text_of, trace_of
+from spfreplay.fuzz.verbs import PAGE, TABLE
 from spfreplay.trace.container import open_trace, read_events
 from spfreplay.trace.health import check_health
-from spfreplay_reference.contract import OP_ACCESS, OP_FORK
+from spfreplay_reference.contract import MAP_GROWSDOWN, OP_ACCESS, OP_FORK, OP_MMAP, OP_MUNMAP
 
 
 def random_bytes(seed, count):
@@ -56,6 +57,30 @@ def test_the_text_form_loses_nothing(tmp_path):
         trace = open_trace(path)
         assert list(read_events(trace)) == draft.events
         assert trace.tables.threads == draft.tables.threads
+
+
+def test_who_takes_all_away_takes_a_whole_table_while_others_are_there():
+    found = 0
+    for data in random_bytes(7, 3_000):
+        events = decode(data).events
+        for event in events:
+            if event.op == OP_MUNMAP and event.a1 == TABLE:
+                assert event.a0 % TABLE == 0
+                found += any(e.enter <= event.exit and event.enter <= e.exit
+                             for e in events if e.tid != event.tid)  # fmt: skip
+    assert found > 10
+
+
+@pytest.mark.parametrize("scene", ["stack", "grown"])
+def test_where_a_stack_may_grow_somebody_goes(scene):
+    number = [each.__name__ for each in SCENES].index(scene)
+    rng = random.Random(8)
+    grow = 0
+    for _ in range(300):
+        events = decode(bytes((0, number)) + rng.randbytes(8)).events
+        start = min(e.a0 for e in events if e.op == OP_MMAP and e.a3 & MAP_GROWSDOWN)
+        grow += any(e.op == OP_ACCESS and 0 < start - e.a0 <= 4 * PAGE for e in events)
+    assert grow > 30
 
 
 def test_long_input_is_cut_off():
