@@ -22,6 +22,7 @@ from spfreplay.fuzz.verbs import (
     TEMPLATES,
     Build,
     Mapping,
+    all_of_table,
 )
 from spfreplay.trace.events import Event
 from spfreplay_reference.contract import (
@@ -32,6 +33,7 @@ from spfreplay_reference.contract import (
     OP_FORK,
     OP_MMAP,
     OP_MREMAP,
+    OP_MUNMAP,
     PAGE_SHIFT,
     PAGE_SIZE,
     RET_UNKNOWN,
@@ -275,13 +277,7 @@ def observe(rng: random.Random, events: list[Event], other: Sequence[Event]) -> 
     if at < 0:
         return events
     mine = events[at]
-    others = [
-        n
-        for n in free(events)
-        if events[n].tid != mine.tid
-        and events[n].enter <= mine.exit
-        and mine.enter <= events[n].exit
-    ]
+    others = _met(events, mine)
     if not others:
         return events
     theirs = rng.choice(others)
@@ -296,7 +292,61 @@ def observe(rng: random.Random, events: list[Event], other: Sequence[Event]) -> 
     return [*events[:theirs], late, *events[theirs + 1 :], look]
 
 
+def go_on(rng: random.Random, events: list[Event], other: Sequence[Event]) -> list[Event]:
+    """Let who has done something call something, while another event is still under way."""
+    places = [n for n in free(events) if _met(events, events[n])]
+    if not places:
+        return events
+    mine = events[rng.choice(places)]
+    theirs = rng.choice(_met(events, mine))
+    late = events[theirs]
+    near = late.a0 if late.op not in NOWHERE else -1
+    op, build = rng.choice(MEETS_ACCESS)
+    if op == OP_FORK:
+        return events
+    *arguments, ret = build(mappings_of(events), near, rng.randrange(256), rng.randrange(256))
+    enter, exit_ = mine.exit + 1, mine.exit + 1 + _SLOT
+    call = Event(enter, enter, exit_, 0, mine.tid, 0, op, ret=ret)
+    call = call._replace(**dict(zip(_ARGUMENTS, arguments, strict=True)))
+    late = late._replace(exit=max(late.exit, exit_))
+    return [*events[:theirs], late, *events[theirs + 1 :], call]
+
+
+def take_away(rng: random.Random, events: list[Event], other: Sequence[Event]) -> list[Event]:
+    """Unmap a table with all that is around an event, while that is still under way."""
+    at = _pick(rng, events)
+    if at < 0 or events[at].op in NOWHERE:
+        return events
+    mine = events[at]
+    met = _met(events, mine)
+    if met and rng.random() < 0.7:  # who has met it goes on with that
+        before = events[rng.choice(met)]
+        tid, enter = before.tid, before.exit + 1
+    else:
+        tids = sorted({each.tid for each in events if each.mm == mine.mm} - {mine.tid})
+        if not tids:
+            return events
+        tid, enter = rng.choice(tids), mine.enter
+    exit_ = enter + _SLOT
+    start, length, *_ = all_of_table(mine.a0)
+    call = Event(enter, enter, exit_, 0, tid, 0, OP_MUNMAP, a0=start, a1=length)
+    late = mine._replace(exit=max(mine.exit, exit_))
+    return [*events[:at], late, *events[at + 1 :], call]
+
+
+def _met(events: Sequence[Event], mine: Event) -> list[int]:
+    """Return the numbers of what other threads do at the time of an event."""
+    return [
+        n
+        for n in free(events)
+        if events[n].tid != mine.tid
+        and events[n].enter <= mine.exit
+        and mine.enter <= events[n].exit
+    ]
+
+
 MUTATORS: Final[tuple[Mutator, ...]] = (
     insert, insert, delete, splice, move_in_time, overlap, overlap, move_in_space,
-    change_flags, change_flags, add_thread, another_thread, again, observe,
+    change_flags, change_flags, add_thread, another_thread, again, observe, observe,
+    take_away, take_away, go_on,
 )  # fmt: skip
