@@ -20,20 +20,23 @@ from spfreplay.fuzz.draft import Draft
 from spfreplay.fuzz.grammar import RECORD, decode
 from spfreplay.fuzz.mutators import mutated
 from spfreplay.fuzz.settle import MOST_EVENTS, completed
-from spfreplay.fuzz.trial import Quick, Thorough, Window, is_narrow, trace_of, try_once
+from spfreplay.fuzz.trial import Thorough, Window, is_narrow, trace_of, try_once
 from spfreplay.pipeline import diff_trace
 from spfreplay.races import Kind, kind_of
 from spfreplay.signature import RECORDED
 
-#: share of what is explored though its one order showed nothing new
+#: share of what is explored with all steps, though a few orders may show nothing new
 _CURIOUS: Final = 0.08
+#: Of a window that nobody is curious about this part of the steps has to do: half of them
+#: shows most of what all show, and what is left tries other traces.
+_GLANCE: Final = 2
 #: orders in which many that meet are tried, before they are explored or not
 _ORDERS: Final = 3
 #: share that is made of random bytes, not of other traces
 _FRESH: Final = 0.5
 #: A planted bug may make an engine follow what is not there, as far as it goes.
 _CANNOT_PLAY: Final = (
-    SpfreplayError, LookupError, ArithmeticError, TypeError, AttributeError,
+    SpfreplayError, LookupError, ArithmeticError, TypeError, AttributeError, ValueError,
 )  # fmt: skip
 #: findings of one kind that a batch reports
 _OF_A_KIND: Final = 2
@@ -116,7 +119,7 @@ class _Batch:
         for draft in self.job.given:
             if self._late():
                 break
-            self._explore(draft)
+            self._explore(draft, curious=True)
         for _ in range(self.job.tries):
             if self._late():
                 break
@@ -139,29 +142,33 @@ class _Batch:
         curious = self.rng.random() < _CURIOUS
         self.done.tried += 1
         if is_narrow(draft):
-            self._explore(draft)
+            self._explore(draft, curious)
             return
         try:
             quick = try_once(draft, seed, self.job.engine, _ORDERS)
         except _CANNOT_PLAY as error:
             self._refuse(error)
             return
-        if quick is not None and (quick.wrong or curious or self._is_new(quick)):
-            self._explore(draft)
+        if quick is not None and (quick.wrong or curious or self._is_new(quick.features)):
+            self._explore(draft, curious or quick.wrong)
 
-    def _is_new(self, quick: Quick) -> bool:
+    def _is_new(self, features: frozenset[str]) -> bool:
         known, new = self.job.known, self.new
-        return any(each not in known and each not in new for each in quick.features)
+        return any(each not in known and each not in new for each in features)
 
-    def _explore(self, draft: Draft) -> None:
-        """Compare the engines in the recorded order; if they agree, in every order."""
+    def _explore(self, draft: Draft, curious: bool) -> None:
+        """Compare the engines in the recorded order; if they agree, in every order.
+
+        :param curious: take all the steps for it that there are
+        """
         features: set[str] = set()
         diverged = False
         try:
             draft = completed(draft)
             if self._differs(draft):
                 return  # in other orders nothing would be new
-            for window in self.explorer.explore(trace_of(draft)):
+            steps = self.job.steps if curious else self.job.steps // _GLANCE
+            for window in self.explorer.explore(trace_of(draft), steps):
                 self.done.explored += 1
                 features |= window.features
                 diverged = self._judge(draft, window) or diverged

@@ -155,47 +155,51 @@ def _in_random_order(window: CoveredWindow, rng: random.Random) -> Finished:
 
 
 class Thorough:
-    """Explores windows, and remembers what came of each canonical form."""
+    """Explores windows, and remembers what came of each canonical form.
+
+    What came of it depends on the form and on the steps alone, not on what else was met.
+    """
 
     def __init__(self, options: EngineOptions, steps: int, most: int = 20_000) -> None:
         self.options = options
         self.steps = steps
         self.most = most
         self.counts: Counter[str] = Counter()
-        self._seen: dict[bytes, Seen] = {}
+        self._seen: dict[tuple[bytes, int], Seen] = {}
 
-    def explore(self, trace: Trace) -> Iterator[Window]:
+    def explore(self, trace: Trace, steps: int = 0) -> Iterator[Window]:
         """Explore all windows of a trace of several threads, one after the other.
 
+        :param steps: of a window; 0: as many as there may be
         :raises ModelError: an engine failed
         """
         windows = cut(trace)[1]
         if windows:
             for part in cases(trace, windows, self.options):
                 if part.case is not None:
-                    yield self._window(part, part.case)
+                    yield self._window(part, part.case, steps or self.steps)
 
-    def _window(self, part: Part, case: Case) -> Window:
+    def _window(self, part: Part, case: Case, steps: int) -> Window:
         case, name = renamed(case)
-        key = sha256(repr(name).encode()).digest()
+        key = sha256(repr(name).encode()).digest(), steps
         seen = self._seen.get(key)
         cached = seen is not None
         self.counts["hits" if cached else "misses"] += 1
         if seen is None:
-            seen = self._explored(case)
+            seen = self._explored(case, steps)
             if len(self._seen) >= self.most:
                 self._seen.clear()
             self._seen[key] = seen
         return Window(str(part.name), part.members, *seen, cached)
 
-    def _explored(self, case: Case) -> Seen:
+    def _explored(self, case: Case, steps: int) -> Seen:
         made: list[CoveredWindow] = []
 
         def covered(*arguments: object, **options: object) -> CoveredWindow:
             made.append(CoveredWindow(*arguments, **options))  # type: ignore[arg-type]
             return made[-1]
 
-        budget = Budget(steps=self.steps)
+        budget = Budget(steps=steps)
         judgement = judge(case, budget, options=self.options, window=covered)
         found = judgement.exploration
         self.counts["complete"] += found.complete
