@@ -33,6 +33,7 @@ from spfreplay_reference.apart import groups
 from spfreplay_reference.changes import Change, Page, image_after
 from spfreplay_reference.contract import (
     OP_ACCESS,
+    OP_COLLAPSE,
     OP_EXEC,
     OP_FORK,
     OP_MADVISE,
@@ -57,9 +58,11 @@ from spfreplay_reference.pieces import (
     PAGE_HELD,
     SPLIT,
     STALE_TLB,
+    UNLOCKED,
     Operation,
     may_populate,
     may_split,
+    removed,
 )
 
 #: States that are looked into before the answer is "unknown".
@@ -74,6 +77,7 @@ RELAXATIONS: Final = {
     PAGE_HELD: "migration gives up on a page that a fault waits for, and so holds",
     GIVES_UP: "reclaim, migration or a collapse comes to nothing while others run, or "
     "MADV_FREE, or a NUMA hint, on the page that they have locked",
+    UNLOCKED: "reclaim takes a page of a locked area that a call is about to unmap",
     MIGRATION_ENTRY: "a change of rights takes the one to write from a page under migration",
     LATE: "the fault of a fetch that a page has refused comes when the page is gone",
     IN_VAIN: "a fault that finds its page mapped has prepared or mapped others all the same",
@@ -94,7 +98,8 @@ TIERS: Final = ((), (STALE_TLB,), (STALE_TLB, DOWNGRADE))
 ONE_OPERATION: Final = {
     PAGE_HELD: {OP_MIGRATE},
     FORK_BY_TABLE: {OP_FORK},
-    GIVES_UP: {*BY_RMAP},
+    GIVES_UP: {*BY_RMAP, OP_COLLAPSE},
+    UNLOCKED: {OP_SWAP_OUT},
     MIGRATION_ENTRY: {OP_MIGRATE},
     IN_VAIN: {OP_ACCESS},
     AGAIN: {OP_SWAP_OUT, OP_NUMA_HINT, OP_MADVISE},
@@ -243,7 +248,8 @@ def _applying(kernel: LockedKernel, operations: Sequence[Operation]) -> list[str
     writes = {each.args[1] & X86_PF_WRITE for each in operations if each.op == OP_ACCESS}
     huge = any(may_split(kernel, each) for each in operations)
     populates = any(map(may_populate, operations))
-    without = {SPLIT: huge, LATE: 0 in writes, AGAIN: populates}
+    unmaps = any(start < end for start, end in map(removed, operations))
+    without = {SPLIT: huge, LATE: 0 in writes, AGAIN: populates, UNLOCKED: unmaps}
     return [name for name in names if without.get(name, True)]
 
 

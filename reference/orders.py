@@ -36,6 +36,7 @@ from spfreplay_reference.pieces import (
     IN_VAIN,
     LATE,
     PAGE_HELD,
+    TABLE_SIZE,
     Doing,
     Operation,
     World,
@@ -158,19 +159,25 @@ def is_held(waiting: dict[int, Operation], thread: int) -> bool:
 def gives_up(operations: Sequence[Operation], number: int) -> bool:
     """May reclaim, migration or a collapse come to nothing, for others run meanwhile?
 
-    A collapse if reclaim or migration has one of its pages in its hands.
+    A collapse if reclaim, migration or a fault has one of its pages in its hands.
     """
     mine = operations[number]
     if mine.op not in (*BY_RMAP, OP_COLLAPSE):
         return False
     return any(
         each.thread != mine.thread
-        and each.op != OP_ACCESS
-        and (each.op in BY_RMAP or mine.op in BY_RMAP)
+        and (_takes_pages(each, mine) if mine.op == OP_COLLAPSE else each.op != OP_ACCESS)
         and each.enter <= mine.exit
         and mine.enter <= each.exit
         for each in operations
     )
+
+
+def _takes_pages(each: Operation, collapse: Operation) -> bool:
+    """May an operation hold a page that is to be collapsed?"""
+    table = collapse.args[0] // TABLE_SIZE
+    faults = each.op == OP_ACCESS and each.mm == collapse.mm
+    return each.op in BY_RMAP or (faults and each.args[0] // TABLE_SIZE == table)
 
 
 def locked_pages(operations: Sequence[Operation], mine: Operation) -> tuple[int, ...]:

@@ -38,6 +38,9 @@ which faults that take no mmap_sem may come before the call does the rest.
 ``late-fault``: a read or fetch that a present page has refused comes to mmap_sem when
 the page is gone, and is judged by its error code.
 
+``unlocked-first``: what is mapped is unlocked before it is unmapped, and reclaim, which
+asks for no mmap_sem, may come between.
+
 ``migration-entry`` makes migration two pieces: a change of rights that comes between
 finds an entry in the page's place, and plays safe: the page comes back without the
 right to write, until the next fault.
@@ -66,6 +69,8 @@ from spfreplay_reference.contract import (
     MADV_FREE,
     MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
+    MAP_FIXED,
+    MREMAP_FIXED,
     OP_ACCESS,
     OP_BRK,
     OP_FORK,
@@ -96,6 +101,8 @@ from spfreplay_reference.contract import (
     PTRS_PER_PTE,
     RET_UNKNOWN,
     VM_HUGEPAGE,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
     VM_SHARED,
     VM_WRITE,
     X86_PF_INSTR,
@@ -130,6 +137,7 @@ IN_VAIN: Final = "fault-in-vain"
 LATE: Final = "late-fault"
 AGAIN: Final = "populates-again"
 SPLIT: Final = "split-first"
+UNLOCKED: Final = "unlocked-first"
 #: pages that are populated one by one
 _FEW: Final = 8
 
@@ -182,6 +190,8 @@ class Doing(NamedTuple):
     flushing: bool = False
     #: huge pages at the ends of the range are split, all else is to come
     split: bool = False
+    #: what is to be unmapped is not locked any more
+    unlocked: bool = False
     #: bits of the page that has refused an access whose fault has not begun
     refused: int = 0
     #: what is still to be zapped or hinted; or to be populated, and what a failure gives
@@ -192,7 +202,7 @@ class Doing(NamedTuple):
         populates = self.missing and each.op == OP_MADVISE
         if self.in_fault or (self.pieces > 0 and (populates or each.by_tables)):
             return "read"
-        half_made = self.split or (self.pieces > 0 and each.op == OP_FORK)
+        half_made = self.split or self.unlocked or (self.pieces > 0 and each.op == OP_FORK)
         return "write" if half_made or (self.flushing and each.writer) else ""
 
 
@@ -286,6 +296,8 @@ def step(
             return Doing(1, split=True)
     elif doing.split:
         doing = IDLE
+    if UNLOCKED in relaxations and not doing.pieces and unlock_first(world, each):
+        return Doing(1, unlocked=True)
     if each.op == OP_MIGRATE and MIGRATION_ENTRY in relaxations:
         return _migrate_on(world.kernel, each, doing)
     if STALE_TLB not in relaxations or each.mm not in world.kernel._mms:
@@ -457,6 +469,35 @@ def split_ends(kernel: LockedKernel, each: Operation) -> bool:
         if mm.bits[vpn] & PG_HUGE:  # not split yet by the other end
             mm.split_huge(vpn)
     return bool(inside)
+
+
+def removed(each: Operation) -> tuple[int, int]:
+    """Return the range of addresses that an operation unmaps first, if it gets so far."""
+    start, length, new_length, flags, to, *_ = (*each.args, 0, 0, 0, 0, 0)
+    if each.op == OP_MREMAP and flags & MREMAP_FIXED:
+        return to, to + new_length
+    if each.op == OP_MUNMAP or (each.op == OP_MMAP and flags & MAP_FIXED):
+        return start, start + length
+    return 0, 0
+
+
+def unlock_first(world: World, each: Operation) -> bool:
+    """Unlock the areas that an operation unmaps; were there any, and will it?"""
+    mm, (start, end) = world.kernel._mms.get(each.mm), removed(each)
+    if mm is None or start >= end or start % PAGE_SIZE or end % PAGE_SIZE:
+        return False
+    if not any(area.flags & VM_LOCKED for area in mm.space.within(start, end)):
+        return False
+    if _call(world.copy().kernel, each) < 0:
+        return False
+    space = world.kernel._mm(each.mm).space
+    for edge in (start, end):
+        space.cut(edge)
+    for area in space.within(start, end):
+        bare = area.part(area.start, area.end)
+        bare.flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
+        space.replace(area.start, area.end, [bare])
+    return True
 
 
 def _migrate_on(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:

@@ -88,7 +88,7 @@ def try_once(draft: Draft, seed: int, options: EngineOptions, orders: int = 1) -
     case = last_window(draft, columns_of(draft))
     if case is None:
         return None
-    window = CoveredWindow(case.speculative(options), case.window, again=False)
+    window = CoveredWindow(case.speculative(options), case.window, again=orders > 1)
     rng = random.Random(seed)
     wrong = False
     for _ in range(orders):
