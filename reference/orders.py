@@ -47,12 +47,12 @@ from spfreplay_reference.pieces import (
     go_stale,
     is_refused,
     is_store,
+    pages_left,
     pass_over,
     passes_over,
     populate_in_between,
     populate_next,
     populates,
-    populates_one,
     refused,
     speculates,
     stale_ways,
@@ -295,8 +295,10 @@ class Orders:
                     moves.append(Move(thread, in_vain=True))
                 if AGAIN in self.relaxations and populates(each, at.doing[thread]):
                     moves.append(Move(thread, again=True))
-                if AGAIN in self.relaxations and populates_one(each, at.doing[thread]):
-                    moves += [Move(thread, one=True), Move(thread, one=True, again=True)]
+                if AGAIN in self.relaxations:
+                    left = pages_left(each, at.doing[thread])
+                    moves += [Move(thread, one=True)] * (left > 1)
+                    moves += [Move(thread, one=True, again=True)] * (left > 0)
                 number = self._next(at, thread)
                 if GIVES_UP in self.relaxations and gives_up(self.operations, number or 0):
                     moves.append(Move(thread, gives_up=True))

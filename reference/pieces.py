@@ -397,12 +397,13 @@ def may_populate(each: Operation) -> bool:
     return _asks_for_pages(each) or each.op in calls
 
 
-def populates_one(each: Operation, doing: Doing) -> bool:
-    """May the next page be populated, and others come before the rest is?"""
+def pages_left(each: Operation, doing: Doing) -> int:
+    """Return how many pages an operation has still to populate, 0 where those are many."""
     parts = _to_populate(each, doing)
     pages = sum(part.end - part.start for part in parts) >> PAGE_SHIFT
     aligned = not any(part.start % PAGE_SIZE for part in parts)
-    return not each.by_tables and aligned and 1 < pages <= _FEW and doing.pieces <= _FEW
+    few = pages <= _FEW and doing.pieces <= _FEW
+    return pages if aligned and few and not each.by_tables else 0
 
 
 def populate_next(kernel: LockedKernel, each: Operation, doing: Doing, again: bool) -> Step:
