@@ -86,8 +86,9 @@ class Done:
     counts: Counter[str] = field(default_factory=Counter)
     kept: list[Kept] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
-    #: why traces could not be played -> how many
+    #: why traces could not be played -> how many, and the first of them
     refused: Counter[str] = field(default_factory=Counter)
+    unplayed: dict[str, Draft] = field(default_factory=dict)
     #: kinds of findings -> how often, also those that are not in ``found``
     kinds: Counter[Kind] = field(default_factory=Counter)
 
@@ -147,7 +148,7 @@ class _Batch:
         try:
             quick = try_once(draft, seed, self.job.engine, _ORDERS)
         except _CANNOT_PLAY as error:
-            self._refuse(error)
+            self._refuse(error, draft)
             return
         if quick is not None and (quick.wrong or curious or self._is_new(quick.features)):
             self._explore(draft, curious or quick.wrong)
@@ -173,7 +174,7 @@ class _Batch:
                 features |= window.features
                 diverged = self._judge(draft, window) or diverged
         except _CANNOT_PLAY as error:
-            self._refuse(error)
+            self._refuse(error, draft)
             return
         fresh = features - self.job.known - self.new
         if fresh and len(draft.events) <= MOST_EVENTS:
@@ -206,6 +207,8 @@ class _Batch:
         if self.done.kinds[kind] <= _OF_A_KIND:
             self.done.found.append(Found(draft, kind))
 
-    def _refuse(self, error: Exception) -> None:
+    def _refuse(self, error: Exception, draft: Draft) -> None:
         what = str(error) if isinstance(error, ModelError) else repr(error)
-        self.done.refused[what.rpartition(": ")[2][:80]] += 1
+        why = what.rpartition(": ")[2][:80]
+        self.done.refused[why] += 1
+        self.done.unplayed.setdefault(why, draft)

@@ -228,6 +228,9 @@ class _Campaign:
         progress.tried += done.tried
         progress.explored += done.explored
         progress.counts += done.counts
+        for why, draft in done.unplayed.items():
+            if why not in progress.refused:
+                self.findings.put_aside(why, draft)
         progress.refused += done.refused
         progress.seconds = self._seconds()
         for one in done.found:

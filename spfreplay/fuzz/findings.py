@@ -40,6 +40,8 @@ FOLDER: Final = "findings"
 #: examples of one kind that are told, to see whether they are the same race
 _LOOKED_AT: Final = 4
 _MOST_NAME: Final = 60
+#: traces that could not be played, one for each reason, that are kept
+_MOST_ASIDE: Final = 16
 _AT_HAND: Final = ".now.txt"
 
 
@@ -89,6 +91,8 @@ class Findings:
     earlier: set[str] = field(default_factory=set)
     looked: Counter[Kind] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    #: traces kept that could not be played
+    aside: int = 0
     #: what ``diff`` does not show again, though it should
     lost: list[Found] = field(default_factory=list)
 
@@ -208,6 +212,15 @@ class Findings:
             told |= {name: getattr(race, name) for name in ("window", "schedule", "switches")}
             told["known"] = race.known
         return told
+
+    def put_aside(self, why: str, draft: Draft) -> None:
+        """Keep a trace that could not be played: without a planted bug that is one of ours."""
+        if self.aside < _MOST_ASIDE:
+            self.aside += 1
+            first, _, rest = text_of(draft).partition("\n")
+            path = self._free_path(f"not played {why}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, f"{first}\n# Not played: {' '.join(why.split())}\n{rest}")
 
     def close(self) -> None:
         """Remove what is only good for the moment."""

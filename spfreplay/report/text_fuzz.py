@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from spfreplay.fuzz.campaign import Progress
-from spfreplay.fuzz.findings import Finding
+from spfreplay.fuzz.findings import FOLDER, Finding
 from spfreplay.report.text import divergence
 from spfreplay.report.text_orders import one_race
 from spfreplay.report.words import count, switches
@@ -56,6 +56,8 @@ def _summary(progress: Progress) -> Iterator[str]:
     yield f"  of {misses:,} others {progress.counts['complete']:,} completely"
     for reason, times in sorted(progress.refused.items(), key=lambda each: -each[1])[:8]:
         yield f"  not played: {times:,} ({reason})"
+    if progress.refused:
+        yield f"  one for each reason in {progress.options.corpus / FOLDER}/not-played-*.txt"
     for line in progress.passed_over:
         yield f"  passed over: {line}"
     yield ""

@@ -30,6 +30,16 @@ def test_a_campaign_that_finds_nothing_matches(tmp_path, capsys):
     assert "Traces: 24 in " in out
 
 
+def test_a_trace_that_cannot_be_played_is_kept(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("spfreplay.fuzz.trial.Thorough.explore", lambda *_: {}[7])
+    options = ["--protocol", "spf-fixed", "--corpus", str(tmp_path), "--budget", "48", *QUICK]
+    assert main(["fuzz", *options]) == 0
+    assert "(KeyError(7))\n  one for each reason in " in capsys.readouterr().out
+    (kept,) = tmp_path.glob("findings/not-played-*.txt")
+    assert "\n# Not played: KeyError(7)\n" in kept.read_text()
+    assert open_trace(kept).events
+
+
 def test_machines_get_a_line_for_everything(tmp_path, capsys):
     options = ["--mutate", "M50", "--corpus", str(tmp_path), "--budget", "480", "--first"]
     options += ["--seed", "0", "--shrink", "0s", "--format", "jsonl", "-j", "1"]
