@@ -9,7 +9,8 @@ a NUMA hint               one per page table and area
 swapping out, migrating   one; without mmap_sem: it waits for nobody
 an access                 attempts: each is a fault, or gets through
 a read fault of a file    two: fault-around; the page itself, if still missing
-a store to a huge page    two if others have it, too: it falls apart; the small page
+a store to a huge page    three if others have it, too: a look at it; it falls apart,
+                          if it is still there; the small page
 what populates            two: the mappings (write); their pages (read)
 ========================  ====================================================
 
@@ -614,6 +615,10 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     if doing.in_fault:
         area = mm.space.at(addr)
         if error_code & X86_PF_WRITE:
+            if bits & PG_HUGE:
+                mm.split_huge(vpn)
+                return again._replace(in_fault=True)
+            mm.tables.add(vpn // PTRS_PER_PTE)  # no huge page is made in its place
             fault(mm, kernel._profile, addr, X86_PF_WRITE, bits)
         elif not bits and area is not None:
             map_itself(mm, kernel._profile, area, vpn)
@@ -627,7 +632,6 @@ def _attempt(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
             map_around(mm, kernel._profile, area, vpn)
             return again._replace(in_fault=vpn not in mm.bits)
         if _splits(mm, addr, error_code, bits):
-            mm.split_huge(vpn)
             return again._replace(in_fault=True)
         outcome = fault(mm, kernel._profile, addr, error_code & X86_PF_WRITE, bits)
         if OUT_UFFD <= outcome <= OUT_SIGBUS:
