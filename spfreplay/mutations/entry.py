@@ -197,7 +197,9 @@ M09: Final = Patch(
     ),
     twin="spf17-no-anon-vma",
     features=("ANON_VMA",),
+    without=("fix-anon-vma-prepare",),
     aliases=("B10",),
+    note="with the fix the fault looks again, before it would make one",
 )  # fmt: skip
 
 _LIVE_PROT: Final = kill("WRONG_PTE", "WRITE_RO", "STATE")
