@@ -59,6 +59,7 @@ from typing import Final, NamedTuple
 
 from spfreplay_reference.advise import populate_range
 from spfreplay_reference.backing import Backing
+from spfreplay_reference.calls import page_align
 from spfreplay_reference.contract import (
     CLONE_VM,
     CONTENT_SHIFT,
@@ -185,7 +186,7 @@ class Doing(NamedTuple):
 
     pieces: int = 0
     error: int = 0
-    #: one fault: what was around the page, or the huge page of it, is done with
+    #: one fault, begun: what is around the page is mapped, or it has seen a huge page
     in_fault: bool = False
     #: all done but the flush, which is all the others see of it
     flushing: bool = False
@@ -358,7 +359,7 @@ def _to_populate(each: Operation, doing: Doing) -> tuple[PutOff, ...]:
     """Return what an operation has still to populate: all of it before the first piece."""
     if _asks_for_pages(each) and not doing.pieces:
         start, length = each.args[:2]
-        return (PutOff(start, start + (length + PAGE_SIZE - 1 & -PAGE_SIZE), 0),)
+        return (PutOff(start, start + page_align(length), 0),)
     return doing.missing
 
 
@@ -593,7 +594,7 @@ def _hint(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
 def _zap(kernel: LockedKernel, each: Operation, doing: Doing) -> Step:
     """Zap the next part of a range: ENOMEM of a hole is told at the end, EINVAL at once."""
     start, length, advice = each.args[:3]
-    end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
+    end = start + page_align(length)
     if start % PAGE_SIZE or end <= start or each.mm not in kernel._mms:
         return _call(kernel, each)
     low, high = _part(kernel._mm(each.mm), doing, start, end)
