@@ -91,8 +91,6 @@ class Findings:
     earlier: set[str] = field(default_factory=set)
     looked: Counter[Kind] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    #: traces kept that could not be played
-    aside: int = 0
     #: what ``diff`` does not show again, though it should
     lost: list[Found] = field(default_factory=list)
 
@@ -191,13 +189,16 @@ class Findings:
         return diff_trace(open_trace(path), self.options, path=str(path))
 
     def _free_path(self, name: str) -> Path:
-        plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:_MOST_NAME].strip("-")
-        path = self.folder / FOLDER / f"{plain}.txt"
+        first = path = self._path(name)
         number = 1
         while path.exists():
             number += 1
-            path = path.with_name(f"{plain}-{number}.txt")
+            path = first.with_name(f"{first.stem}-{number}.txt")
         return path
+
+    def _path(self, name: str) -> Path:
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:_MOST_NAME].strip("-")
+        return self.folder / FOLDER / f"{plain}.txt"
 
     def _told(self, finding: Finding) -> dict[str, Any]:
         told: dict[str, Any] = {
@@ -215,11 +216,11 @@ class Findings:
 
     def put_aside(self, why: str, draft: Draft) -> None:
         """Keep a trace that could not be played: without a planted bug that is one of ours."""
-        if self.aside < _MOST_ASIDE:
-            self.aside += 1
-            first, _, rest = text_of(draft).partition("\n")
-            path = self._free_path(f"not played {why}")
+        path = self._path(f"not played {why}")
+        there = list(path.parent.glob("not-played-*.txt"))
+        if path not in there and len(there) < _MOST_ASIDE:
             path.parent.mkdir(parents=True, exist_ok=True)
+            first, _, rest = text_of(draft).partition("\n")
             write_text(path, f"{first}\n# Not played: {' '.join(why.split())}\n{rest}")
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ def _summary(progress: Progress) -> Iterator[str]:
     for reason, times in sorted(progress.refused.items(), key=lambda each: -each[1])[:8]:
         yield f"  not played: {times:,} ({reason})"
     if progress.refused:
-        yield f"  one for each reason in {progress.options.corpus / FOLDER}/not-played-*.txt"
+        yield f"  the first of a kind: {progress.options.corpus / FOLDER}/not-played-*.txt"
     for line in progress.passed_over:
         yield f"  passed over: {line}"
     yield ""
