@@ -1,9 +1,9 @@
 """A shrunk trace as a file that states what it shows, and is checked against that.
 
 The header's fact ``shrunk`` says under which protocol which signature shows, in
-which order of steps; ``expect`` is the verdict of a plain ``diff``, bounded where its windows
-have more orders than that.  Both are taken from the file again and tried: by who wrote
-it, and by the tests.
+which order of steps; ``expect`` is the verdict of a plain ``diff``, bounded where its
+windows have more orders than that.  Both are taken from the file again and tried: by
+who wrote it, and by the tests.
 """
 
 from __future__ import annotations
