@@ -12,6 +12,7 @@ from spfreplay.trace.container import open_trace, read_events
 from spfreplay_reference import contract as c
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
+TRIES = 3
 CLI = [sys.executable, "-c", "import sys; from spfreplay.cli import main; sys.exit(main())"]
 
 
@@ -35,15 +36,54 @@ def run_shell(line, folder):
 
 
 def record_both(folder, commands):
-    """Record each command with spfreplay, all of it under one perf; return the traces."""
+    """Record each command with spfreplay, all of it under one perf.
+
+    A machine whose other guests take its processors may leave either of them too
+    little: what it says it has lost cannot be compared, and is recorded again.
+    """
     lines = []
     for name, command in commands.items():
         record = [*CLI, "record", "-q", "-o", f"{name}.bin", "--", *command]
         lines.append(shlex.join(record) + " >/dev/null")
     (folder / "all.sh").write_text("set -e\n" + "\n".join(lines) + "\n")
-    run_shell(perf_record(["sh", "all.sh"]), folder)
+    for _ in range(TRIES):
+        run_shell(perf_record(["sh", "all.sh"]), folder)
+        lost = losses(folder, commands)
+        if not lost:
+            break
+    assert not lost, f"events were lost {TRIES} times: {lost}"
     run_shell(perf_script(), folder)
-    return {name: folder / f"{name}.bin" for name in commands}
+
+
+def losses(folder, names):
+    """What perf (by its own count) and our recorder say they have lost."""
+    report = ["perf", "report", "--stats", "-i", "perf.data"]
+    told = subprocess.run(report, cwd=folder, capture_output=True, text=True, check=True).stdout
+    lost = [row.strip() for row in told.splitlines() if "LOST" in row]
+    for name in names:
+        for cpu in open_trace(folder / f"{name}.bin").header.cpus:
+            if cpu["overrun"] or cpu["dropped"]:
+                lost.append(f"{name}: {cpu}")
+    return lost
+
+
+def difference(found, expected):
+    """Where two looks at a recording differ first, in one line; "" where they agree."""
+    if found == expected:
+        return ""
+    if not isinstance(expected, dict):
+        found, expected = {"": found}, {"": expected}
+    if found.keys() != expected.keys():
+        only = found.keys() - expected.keys(), expected.keys() - found.keys()
+        return f"only in the one: {only[0]}, only in the other: {only[1]}"
+    key = next(key for key in expected if found[key] != expected[key])
+    theirs, ours = found[key], expected[key]
+    if not isinstance(ours, list):
+        return f"{theirs} for {ours}"
+    pairs = zip(theirs, ours, strict=False)
+    at = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(theirs), len(ours)))
+    near = slice(max(at - 2, 0), at + 4)
+    return f"{key} at {at} of {len(theirs)}, {len(ours)}: {theirs[near]} for {ours[near]}"
 
 
 def pid_of(path):
