@@ -32,13 +32,13 @@ def take_from(trace: Trace, importer: Importer) -> int:
     tables = trace.tables
     entries = [_entry(importer, one) for one in tables.files]
     shift = tables.header.t0
-    for point in tables.checkpoints:
-        mm = importer.mm_at(point.pid, point.t + shift)
-        if mm >= 0:
-            _add(importer, point, mm, shift, entries)
     for columns in trace.chunks(_COLUMNS):
         for at, op in enumerate(columns.op):
-            if op in _CACHE:
+            if op == c.OP_CHECKPOINT:
+                _add(
+                    importer, tables.checkpoints[columns.a0[at]], columns.a1[at], shift, entries
+                )
+            elif op in _CACHE:
                 t = columns.t[at] + shift
                 importer.rows.emit(
                     t, t, t, columns.cpu[at], columns.tid[at], c.MM_NONE, op, 0,
@@ -61,9 +61,13 @@ def _entry(importer: Importer, file: File) -> FileEntry:
 
 
 def _add(
-    importer: Importer, point: Checkpoint, mm: int, shift: int, entries: list[FileEntry]
+    importer: Importer, point: Checkpoint, took: int, shift: int, entries: list[FileEntry]
 ) -> None:
+    """Add a checkpoint that was read for ``took`` ns, if its process was imported."""
     number, t = len(importer.checkpoints), point.t + shift
+    mm = importer.mm_at(point.pid, t)
+    if mm < 0:
+        return
 
     def moved(region: Region) -> Region:
         if region.file < 0:
@@ -75,6 +79,6 @@ def _add(
         replace(point, id=number, t=t - importer.run.t0, mm=mm, regions=regions)
     )
     importer.rows.emit(
-        t, t, t, 0, point.pid, mm, c.OP_CHECKPOINT, 0, number, 0, 0, 0, 0, 0,
+        t, t, t, 0, point.pid, mm, c.OP_CHECKPOINT, 0, number, took, 0, 0, 0, 0,
         c.RET_UNKNOWN, 0, 0, 0,
     )  # fmt: skip

@@ -86,6 +86,16 @@ def test_the_maps_that_a_text_lacks_cost_all_pages(tmp_path):
     assert causes == {"initial maps not known"}
 
 
+def test_a_checkpoint_keeps_how_long_it_took_to_read(tmp_path):
+    """verify asks: other processes run on, and let go of shared pages meanwhile."""
+    own = open_trace(FOLDER / "report.bin")
+    trace = imported("report.txt", tmp_path / "t.bin", beside=str(FOLDER / "report.bin"))
+    took = {one.a0: one.a1 for one in read_events(own) if one.op == c.OP_CHECKPOINT}
+    assert min(took.values()) > 0
+    there = [one for one in read_events(trace) if one.op == c.OP_CHECKPOINT]
+    assert [one.a1 for one in there] == [took[number] for number in sorted(took)]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -38,16 +38,17 @@ def run_shell(line, folder):
 def record_both(folder, commands):
     """Record each command with spfreplay, all of it under one perf.
 
-    A machine whose other guests take its processors may leave either of them too
-    little: what it says it has lost cannot be compared, and is recorded again.
+    perf gets large buffers, as a machine may take its processor away for seconds.
+    Where one of the two says that it has lost events both record again.
     """
     lines = []
     for name, command in commands.items():
         record = [*CLI, "record", "-q", "-o", f"{name}.bin", "--", *command]
         lines.append(shlex.join(record) + " >/dev/null")
     (folder / "all.sh").write_text("set -e\n" + "\n".join(lines) + "\n")
+    patient = perf_record(["sh", "all.sh"]).replace("-m 16M", "-m 128M")
     for _ in range(TRIES):
-        run_shell(perf_record(["sh", "all.sh"]), folder)
+        run_shell(patient, folder)
         lost = losses(folder, commands)
         if not lost:
             break

@@ -78,7 +78,9 @@ def verified(path):
 
 
 def verdict(path):
-    result = diff_trace(open_trace(path), DiffOptions(window_steps=2000))
+    # Which of v11's own defects a sample of the wide windows meets depends on the
+    # times of each recording: they are known, and only what is new counts.
+    result = diff_trace(open_trace(path), DiffOptions(window_steps=2000, accept_known=True))
     return result.verdict, result.scope
 
 
