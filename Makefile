@@ -35,7 +35,7 @@ demo: $(STAMP)  ## install, then diff a shipped recording of a real threaded pro
 	@$(BIN)/spfreplay diff --quiet --budget 3000 $(DEMO) || test $$? -eq 1
 
 test: $(STAMP)  ## install, then run the tests (under three minutes)
-	@$(BIN)/pytest -n auto
+	@$(BIN)/pytest -n auto --dist worksteal
 
 check: $(STAMP) $(TYPING)  ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ check: $(STAMP) $(TYPING)  ## ruff and mypy --strict
 	$(BIN)/mypy
 
 slow: $(STAMP) $(MUTANT)  ## the tests that take minutes, and those against the running kernel
-	@$(BIN)/pytest -n auto -m 'slow and not live'
+	@$(BIN)/pytest -n auto --dist worksteal -m 'slow and not live'
 	@$(BIN)/pytest -m live
 
 live: $(STAMP)  ## only what the running kernel judges: its tests, then random programs

@@ -218,8 +218,13 @@ class MemoryWindow:
         self.newborn.append(steps)
 
     def _look(self, thread: int, step: Step) -> None:
-        if step[0] < BEGIN:
-            self.oracles.look(self.tasks[thread], step, lambda: self.place(thread))
+        """Let the oracles look at a step before it is taken.
+
+        This runs at every step of every order: only what is wrong is worth a call.
+        """
+        kind, obj, _ = step
+        if kind < BEGIN and (obj is None or obj.__class__ is int or obj.freed):
+            self.oracles.look(self.tasks[thread], step, self.place(thread))
 
     # -- what is there at the end -------------------------------------------
 

@@ -20,7 +20,7 @@ from spfreplay.engines.case import CannotCut, Case, from_prefix
 from spfreplay.engines.cases import Part, cases
 from spfreplay.engines.coverage import CoveredWindow
 from spfreplay.engines.judge import Illegal, Judgement, judge
-from spfreplay.engines.subject import Result
+from spfreplay.engines.subject import FrozenImage, Result
 from spfreplay.explore import Budget
 from spfreplay.explore.budget import Meter
 from spfreplay.explore.execution import Finished, sample
@@ -78,6 +78,13 @@ class Seen(NamedTuple):
 # -- one order ----------------------------------------------------------------
 
 
+class Glance(CoveredWindow):
+    """A window of which only what the oracles find is asked: it ends without images."""
+
+    def images(self) -> tuple[FrozenImage, ...]:
+        return ()
+
+
 def try_once(draft: Draft, seed: int, options: EngineOptions, orders: int = 1) -> Quick | None:
     """Run the last operations that overlap in a few random orders; None if none do.
 
@@ -88,7 +95,7 @@ def try_once(draft: Draft, seed: int, options: EngineOptions, orders: int = 1) -
     case = last_window(draft, columns_of(draft))
     if case is None:
         return None
-    window = CoveredWindow(case.speculative(options), case.window, again=orders > 1)
+    window = Glance(case.speculative(options), case.window, again=orders > 1)
     rng = random.Random(seed)
     wrong = False
     for _ in range(orders):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from spfreplay.mm.locking import KernelBugError, LockError, RefcountError, WildSwapError
@@ -32,17 +32,14 @@ class Oracles:
         """Begin a new execution."""
         self._found = {}
 
-    def look(self, task: Task, step: Step, place: Callable[[], str]) -> None:
-        """Look at a step before it is taken.
-
-        The one function that runs at every step of every order.
-        """
+    def look(self, task: Task, step: Step, place: str) -> None:
+        """Write down a step, not yet taken, on something freed or on nothing at all."""
         obj = step[1]
         if obj is None or obj.__class__ is int:
-            self._add("WILD_PT", name_of(obj), place(), task.tid)
-        elif obj.freed:
+            self._add("WILD_PT", name_of(obj), place, task.tid)
+        else:
             outcome, name = use_after_free(obj)
-            self._add(outcome, name, place(), task.tid)
+            self._add(outcome, name, place, task.tid)
 
     def ended(self, task: Task, alone: bool) -> None:
         """Look at the TLBs where an operation is over and no other call runs."""

@@ -10,6 +10,8 @@ from spfreplay.engines import EngineOptions
 from spfreplay.engines.coverage import CoveredWindow
 from spfreplay.engines.judge import judge
 from spfreplay.explore import Budget
+from spfreplay.explore.budget import Meter
+from spfreplay.explore.execution import sample
 from spfreplay.fuzz.campaign import FuzzOptions, fuzz
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
@@ -47,6 +49,29 @@ def test_coverage_changes_nothing():
         for window in (judge.__kwdefaults__["window"], CoveredWindow)
     )
     assert (plain.outcomes, plain.executions) == (covered.outcomes, covered.executions)
+
+
+@pytest.mark.parametrize("name", ["munmap-fault", "munmap-two-faults-one-page"])
+def test_coverage_of_repeated_steps_is_that_of_fresh_ones(name):
+    """Orders that begin alike, in one window and each in a window of its own."""
+    case = read_litmus(LITMUS / f"{name}.txt").case()
+    options = EngineOptions("spf-v11")
+
+    def window():
+        return CoveredWindow(case.speculative(options), case.window)
+
+    def there_and_back(turn, other):
+        return lambda live, count: live[-1 if (turn <= count < turn + 12) != other else 0]
+
+    shared, fresh = window(), set()
+    for number, turn in enumerate((*range(60), 40, 20, 0)):
+        alone = window()
+        for made in (shared, alone):
+            chosen = there_and_back(turn, number % 3 == 2)
+            sample(made, chosen, Meter(Budget(longest=2_000)))
+        fresh |= alone.features()
+        assert shared.features() == fresh
+    assert len(fresh) > 6
 
 
 @pytest.fixture(scope="module")
