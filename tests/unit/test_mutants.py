@@ -149,8 +149,9 @@ def test_a_survey_that_misses_a_function_is_found_by_that(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_passed_over_shows_nothing_in_the_litmus_corpus():
-    paths = [each for each in litmus_corpus() if not is_costly(each)]
+@pytest.mark.parametrize("share", range(12))
+def test_what_is_passed_over_shows_nothing_in_the_litmus_corpus(share):
+    paths = [each for each in litmus_corpus() if not is_costly(each)][share::12]
     assert not any(findings_without_shortcut(["W*", "B13?", "M39n", "M39s"], paths).values())
 
 
@@ -199,6 +200,7 @@ def test_a_witness_is_what_replay_performs(found, capsys):
     assert "DIVERGED" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_processes_make_no_difference(found):
     assert matrix("M50", "W05", "W07", "M31", jobs=2).rows == found.rows
 
@@ -215,6 +217,7 @@ def test_a_matrix_is_taken_up_again(found, tmp_path, monkeypatch):
     assert [item[0].id for item in done] == ["M31", "W07"]
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_matrix(tmp_path):
     ledger = tmp_path / "ledger"
     matrix("W07", ledger=ledger)

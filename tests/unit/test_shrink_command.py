@@ -79,6 +79,7 @@ def test_a_race_is_replayed_by_the_command_that_is_printed(odd, capsys, monkeypa
     assert "ODD_SEQUENCE" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_when_the_budget_ends_the_best_so_far_is_written(run, tmp_path):
     code, out, _ = run(ODD, "--budget", "1ms", "-o", "x.txt")
     assert (code, out.partition(":")[0]) == (1, "SMALLER")
@@ -120,6 +121,7 @@ def test_a_file_to_resume_from_that_is_something_else_is_refused(run, tmp_path):
     assert "expected 'spfreplay shrink 1'" in err
 
 
+@pytest.mark.slow
 def test_resumed_it_comes_to_the_same(run, tmp_path):
     _, first, _ = run(ENDLESS, "--resume", "answers", "-o", "a.txt", "--format", "json")
     _, again, _ = run(ENDLESS, "--resume", "answers", "-o", "a.txt", "--format", "json")
