@@ -18,15 +18,17 @@ SCRIPT: Final = (
 _BUFFER: Final = "16M"
 
 
-def perf_record(command: Sequence[str]) -> str:
+def perf_record(command: Sequence[str], buffer: str = _BUFFER) -> str:
     """Return the line that records ``command`` with perf.
 
     perf refuses a line that names an event which its kernel lacks, and kernels
     differ: the line asks perf for those of ours that there are.
+
+    :param buffer: size of the ring buffer per CPU, as ``perf record -m`` takes it
     """
     told = shlex.join(command) if command else "COMMAND"
     return (
-        f"perf record -o perf.data -k mono -c 1 -d -T --sample-cpu -m {_BUFFER}"
+        f"perf record -o perf.data -k mono -c 1 -d -T --sample-cpu -m {buffer}"
         f" -e minor-faults -e major-faults"
         f" $(perf list tracepoint | grep -owE '{_pattern()}' | sort -u | sed 's/^/-e /')"
         f" -- {told}"

@@ -46,7 +46,7 @@ def record_both(folder, commands):
         record = [*CLI, "record", "-q", "-o", f"{name}.bin", "--", *command]
         lines.append(shlex.join(record) + " >/dev/null")
     (folder / "all.sh").write_text("set -e\n" + "\n".join(lines) + "\n")
-    patient = perf_record(["sh", "all.sh"]).replace("-m 16M", "-m 128M")
+    patient = perf_record(["sh", "all.sh"], buffer="128M")
     for _ in range(TRIES):
         run_shell(patient, folder)
         lost = losses(folder, commands)
